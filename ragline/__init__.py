@@ -1,0 +1,1 @@
+"""Ragline: what two or more of its services share."""
