@@ -26,3 +26,6 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
 lock: $(VENV)/.ready-dev ## pin anew (after a change of pyproject.toml)
 	$(BIN)/uv pip compile pyproject.toml --extra local --group build --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --quiet -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev -c requirements.lock --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --quiet -o requirements-dev.lock
+
+proto: $(VENV)/.ready-dev ## generate the gRPC stubs from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find proto -name '*.proto' | sort)

@@ -78,3 +78,24 @@ class ConfigurationError(RaglineError):
     """A setting is missing or wrong; the message says which one and how to mend it."""
 
     reason = "CONFIGURATION"
+
+
+class ResourceExhausted(PermanentError):
+    """A budget or limit is reached; the message says what is left and when that changes.
+
+    `retry_after_s` tells when trying again may succeed; `violations` are (subject, description) pairs.
+    """
+
+    reason = "RESOURCE_EXHAUSTED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after_s: float | None = None,
+        violations: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.retry_after_s = retry_after_s
+        self.violations = violations

@@ -1,0 +1,377 @@
+"""Calibrates and measures the extractive model (services/generate/extractive.py).
+
+    python bench/extractive_calibration.py --data PATH            # measure, by cross-validation
+    python bench/extractive_calibration.py --data PATH --write    # and store the parameters
+
+PATH holds the folders `qa-squad2` and `qa-xquad` (SQuAD 2.0 and XQuAD, both CC BY-SA 4.0). All English
+passages make one corpus; a question's evidence is BM25's best passages of it. Three kinds of cases:
+
+- answerable: the corpus answers the question;
+- off topic: the same questions, over the corpus without the question's own article, so that it does not;
+- adversarial: SQuAD 2.0's unanswerable questions, whose own passage is in the corpus and looks right.
+
+Two linear models are fitted, each by penalised maximum likelihood (Newton's method). The sentence model
+is a multinomial logistic regression over the sentences of an answerable question's evidence; the
+positives are those of the right passage that hold an answer string. The support model is a logistic
+regression on the best sentence of each case. Everything reported is measured on articles that neither
+the weights nor the threshold have seen (leave one article out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.generate import extractive
+from services.generate.extractive import Parameters
+from services.generate.extractive_features import (
+    SENTENCE_FEATURES,
+    SUPPORT_FEATURES,
+    Candidate,
+    find_candidates,
+    sentence_features,
+    support_features,
+    term_weights,
+)
+from services.generate.prompts import Evidence
+from services.generate.question import Question, read_question
+from services.generate.terms import STOP_WORDS, stem, words
+
+Floats = NDArray[np.float64]
+Kind = Literal["answerable", "off topic", "adversarial"]
+
+FALSE_REFUSALS = 0.04
+"""The share of answerable training questions that the threshold may refuse; the target on new ones is 5 %."""
+ADVERSARIAL_WEIGHT = 0.1
+"""The total weight of adversarial cases; answerable and off-topic ones weigh 1 each."""
+SENTENCE_PENALTY = SUPPORT_PENALTY = 1.0
+QUOTE_RATIO, MAX_QUOTES = 0.15, 3
+"""Quote up to three sentences, none that is less than 0.15 times as likely as the best."""
+
+
+# --- cases --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """A question with its evidence; `right` marks the sentences that answer it, `holds` any answer string."""
+
+    kind: Kind
+    article: str
+    squad2: bool
+    question: Question
+    candidates: list[Candidate]
+    rows: Floats
+    right: NDArray[np.bool_]
+    holds: NDArray[np.bool_]
+    scores: Floats
+    support: Floats
+
+
+class Bm25:
+    """Plain BM25 over stems (k1 1.2, b 0.75)."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._counts = [Counter(_stems(text)) for text in texts]
+        self._lengths = [sum(counts.values()) for counts in self._counts]
+        self._mean = sum(self._lengths) / len(texts)
+        self._frequency = Counter(term for counts in self._counts for term in counts)
+
+    def best(self, query: str, count: int, *, without: frozenset[int]) -> list[int]:
+        terms, total = set(_stems(query)), len(self._counts)
+        scored = []
+        for number, counts in enumerate(self._counts):
+            if number not in without:
+                norm = 1.2 * (0.25 + 0.75 * self._lengths[number] / self._mean)
+                score = sum(
+                    math.log(1 + (total - self._frequency[term] + 0.5) / (self._frequency[term] + 0.5))
+                    * counts[term] * 2.2 / (counts[term] + norm)
+                    for term in terms
+                    if term in counts
+                )  # fmt: skip
+                scored.append((-score, number))
+        return [number for _, number in sorted(scored)[:count]]
+
+
+def _stems(text: str) -> list[str]:
+    return [stem(word) for word in words(text) if word not in STOP_WORDS]
+
+
+def load_cases(data: Path, passages: int) -> list[Case]:
+    """All cases, each with its `passages` best passages as evidence."""
+    corpus: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, int] = {}
+    questions = []
+    for folder in ("qa-squad2", "qa-xquad"):
+        for entry in _english(data / folder / "corpus.jsonl"):
+            kept = corpus.setdefault(entry["text"].strip(), entry | {"number": len(corpus)})
+            numbers[entry["_id"]] = kept["number"]
+        questions += [entry | {"squad2": folder == "qa-squad2"} for entry in _english(data / folder / "questions.jsonl")]
+    entries = list(corpus.values())
+    articles = [entry["_id"].removeprefix("en:").partition("#")[0] for entry in entries]
+    index = Bm25([f"{entry['title']} {entry['text']}" for entry in entries])
+    cases = []
+    for asked in questions:
+        own = frozenset(number for number, article in enumerate(articles) if article == asked["article"])
+        kind: Kind = "answerable" if asked["answerable"] else "adversarial"
+        for case_kind, without in ((kind, frozenset[int]()), ("off topic", own)):
+            found = index.best(asked["question"], passages, without=without)
+            cases.append(_case(case_kind, asked, [entries[number] for number in found], numbers[asked["passage_id"]]))
+    return cases
+
+
+def _english(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line.get("lang", "en") == "en"]
+
+
+def _case(kind: Any, asked: dict[str, Any], found: list[dict[str, Any]], right_passage: int) -> Case:
+    question = read_question(asked["question"])
+    evidence = [
+        Evidence(entry["number"], entry["_id"], title := entry["title"].replace("_", " "), (title,), entry["text"].strip())
+        for entry in found
+    ]
+    candidates = find_candidates(question, evidence)
+    rows = sentence_features(question, candidates, term_weights(question, candidates))
+    answers = [_plain(text) for text in asked["answers"] if text.strip()] if kind == "answerable" else []
+    holds = np.array([any(text in _plain(candidate.text) for text in answers) for candidate in candidates])
+    there = np.array([candidate.evidence.number == right_passage for candidate in candidates])
+    nothing = np.zeros(0)
+    return Case(
+        kind, asked["article"], asked["squad2"], question, candidates, np.array(rows), holds & there, holds, nothing, nothing
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def fit_sentences(cases: Sequence[Case]) -> Floats:
+    """The weights that make the right sentences of each case likeliest (softmax over its sentences)."""
+    used = [case for case in cases if case.right.any()]
+    scale = np.concatenate([case.rows for case in used]).std(axis=0) + 1e-9
+    scaled = [case.rows / scale for case in used]
+    weights = np.zeros(len(SENTENCE_FEATURES))
+    for _ in range(100):
+        gradient = -SENTENCE_PENALTY * weights
+        curvature = SENTENCE_PENALTY * np.eye(len(weights))
+        for rows, case in zip(scaled, used, strict=True):
+            chance = _softmax(rows @ weights)
+            right = chance * case.right
+            mean = chance @ rows
+            gradient += (right / right.sum()) @ rows - mean
+            curvature += (rows * chance[:, None]).T @ rows - np.outer(mean, mean)
+        step = np.linalg.solve(curvature, gradient)
+        weights += step * min(1.0, 1.0 / np.abs(step).max())
+        if np.abs(step).max() < 1e-6:
+            break
+    return weights / scale
+
+
+def fit_support(rows: Floats, answerable: NDArray[np.bool_], importance: Floats) -> tuple[Floats, float]:
+    """Weights and intercept of the logistic regression of `answerable` on the rows."""
+    mean, scale = np.average(rows, axis=0, weights=importance), rows.std(axis=0) + 1e-9
+    design = np.column_stack([np.ones(len(rows)), (rows - mean) / scale])
+    penalty = SUPPORT_PENALTY * np.eye(design.shape[1])
+    penalty[0, 0] = 0.0
+    weights = np.zeros(design.shape[1])
+    for _ in range(100):
+        chance = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (importance * (answerable - chance)) - penalty @ weights
+        curvature = (design * (importance * chance * (1 - chance))[:, None]).T @ design + penalty
+        step = np.linalg.solve(curvature, gradient)
+        weights += step * min(1.0, 1.0 / np.abs(step).max())
+        if np.abs(step).max() < 1e-6:
+            break
+    slopes = weights[1:] / scale
+    return slopes, float(weights[0] - slopes @ mean)
+
+
+def calibrate(cases: Sequence[Case]) -> Parameters:
+    """Fit both models and the threshold to the cases."""
+    sentence = fit_sentences([case for case in cases if case.kind == "answerable"])
+    rows = np.array([_support_row(case, sentence) for case in cases])
+    kinds = np.array([case.kind for case in cases])
+    answerable = kinds == "answerable"
+    shares = {"answerable": 1.0, "off topic": 1.0, "adversarial": ADVERSARIAL_WEIGHT}
+    importance = np.array([shares[kind] * answerable.sum() / (kinds == kind).sum() for kind in kinds])
+    support, intercept = fit_support(rows, answerable, importance)
+    chances = 1 / (1 + np.exp(-(rows @ support + intercept)))
+    threshold = float(np.quantile(chances[answerable], FALSE_REFUSALS))
+    return Parameters(tuple(sentence), tuple(support), intercept, threshold, QUOTE_RATIO, MAX_QUOTES)
+
+
+def _support_row(case: Case, sentence: Floats) -> list[float]:
+    scores = case.rows @ sentence
+    best = int(scores.argmax())
+    return support_features(case.question, case.candidates[best], case.rows[best].tolist(), float(scores[best]))
+
+
+def _softmax(scores: Floats) -> Floats:
+    raised = np.exp(scores - scores.max()) + 1e-300
+    return raised / raised.sum()
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What became of a case: the support's score, whether it was refused, and what was quoted, best first."""
+
+    case: Case
+    score: float
+    refused: bool
+    order: NDArray[np.int64]
+    quoted: int
+
+
+def judge(case: Case, used: Parameters) -> Outcome:
+    """Decide a case as `extractive.answer` does."""
+    sentence = np.array(used.sentence)
+    scores = case.rows @ sentence
+    order = np.argsort(-scores, kind="stable")
+    row = _support_row(case, sentence)
+    chance = 1 / (1 + math.exp(-(np.dot(row, used.support) + used.intercept)))
+    near = int((np.exp(scores[order] - scores[order[0]]) >= used.quote_ratio)[: used.max_quotes].sum())
+    return Outcome(case, chance, chance < used.threshold, order, near)
+
+
+def cross_validate(cases: Sequence[Case]) -> list[Outcome]:
+    """Judge every case by parameters that were fitted without its article."""
+    outcomes = []
+    for article in sorted({case.article for case in cases}):
+        used = calibrate([case for case in cases if case.article != article])
+        outcomes += [judge(case, used) for case in cases if case.article == article]
+    return outcomes
+
+
+def summarise(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The measures, each a share in [0, 1] unless its name says otherwise."""
+    answerable = [outcome for outcome in outcomes if outcome.case.kind == "answerable"]
+    off_topic = [outcome for outcome in outcomes if outcome.case.kind == "off topic"]
+    adversarial = [outcome for outcome in outcomes if outcome.case.kind == "adversarial"]
+
+    def held(outcome: Outcome, count: int) -> bool:
+        return bool(outcome.case.holds[outcome.order[:count]].any())
+
+    def right(outcome: Outcome) -> bool:
+        return bool(outcome.case.right[outcome.order[: outcome.quoted]].any())
+
+    answered = [outcome for outcome in answerable if not outcome.refused]
+    return {
+        "answerable": len(answerable),
+        "off_topic": len(off_topic),
+        "adversarial": len(adversarial),
+        "right_passage_in_evidence": _share(answerable, lambda o: bool(o.case.right.any())),
+        "answer_in_best_sentence": _share(answerable, lambda o: held(o, 1)),
+        "answer_in_best_two": _share(answerable, lambda o: held(o, 2)),
+        "answer_in_best_three": _share(answerable, lambda o: held(o, 3)),
+        "answer_in_text_of_all_answerable": _share(answerable, lambda o: not o.refused and held(o, o.quoted)),
+        "answer_in_text_when_answered": _share(answered, lambda o: held(o, o.quoted)),
+        "answer_in_right_passage_when_answered": _share(answered, right),
+        "mean_sentences_quoted": float(np.mean([o.quoted for o in answered])),
+        "false_refusals": _share(answerable, lambda o: o.refused),
+        "off_topic_refused": _share(off_topic, lambda o: o.refused),
+        "off_topic_auroc": auroc(answerable, off_topic),
+        "adversarial_refused": _share(adversarial, lambda o: o.refused),
+        "adversarial_auroc": auroc([o for o in answerable if o.case.squad2], adversarial),
+    }
+
+
+def _share(outcomes: Sequence[Outcome], holds: Callable[[Outcome], bool]) -> float:
+    return float(np.mean([holds(outcome) for outcome in outcomes]))
+
+
+def auroc(positive: Sequence[Outcome], negative: Sequence[Outcome]) -> float:
+    """The chance that a positive case scores above a negative one; ties count half."""
+    above = np.array([outcome.score for outcome in positive])[:, None]
+    below = np.array([outcome.score for outcome in negative])[None, :]
+    return float(((above > below) + 0.5 * (above == below)).mean())
+
+
+def by_article(outcomes: Sequence[Outcome]) -> list[str]:
+    """One line an article: how it fares when left out."""
+    lines = []
+    for article in sorted({outcome.case.article for outcome in outcomes}):
+        own = [outcome for outcome in outcomes if outcome.case.article == article]
+        answerable = [outcome for outcome in own if outcome.case.kind == "answerable"]
+        off_topic = [outcome for outcome in own if outcome.case.kind == "off topic"]
+        hit = _share(answerable, lambda o: bool(o.case.holds[o.order[: o.quoted]].any()))
+        lines.append(
+            f"  {article:42s} {len(answerable):4d} answerable, answer quoted {hit:.2f}, falsely refused "
+            f"{_share(answerable, lambda o: o.refused):.2f}; {len(off_topic):4d} off topic, refused "
+            f"{_share(off_topic, lambda o: o.refused):.2f}"
+        )
+    return lines
+
+
+def speed_ms(cases: Sequence[Case], used: Parameters) -> float:
+    """Mean milliseconds of a whole answer, with stems cached."""
+    texts = [" ".join(sorted(case.question.words)) for case in cases[:200]]
+    evidence = [list({c.rank: c.evidence for c in case.candidates}.values()) for case in cases[:200]]
+    for round_number in range(2):
+        start = time.perf_counter()
+        for text, pieces in zip(texts, evidence, strict=True):
+            extractive.answer(text, pieces, calibration=used)
+        elapsed_s = time.perf_counter() - start
+        if round_number:
+            return 1000 * elapsed_s / len(texts)
+    return math.nan
+
+
+def store(path: Path, used: Parameters, measures: dict[str, float], passages: int) -> None:
+    """Write the parameters with where they come from."""
+    document = {
+        "provenance": {
+            "made_by": "bench/extractive_calibration.py --write",
+            "data": "SQuAD 2.0 (6 articles) and XQuAD, English (17 articles); CC BY-SA 4.0; BM25's best "
+            f"{passages} passages as evidence",
+            "measured": "on articles left out of the fit",
+            "measures": {name: round(value, 4) for name, value in measures.items()},
+        },
+        "sentence": {name: round(value, 4) for name, value in zip(SENTENCE_FEATURES, used.sentence, strict=True)},
+        "support": {name: round(value, 4) for name, value in zip(SUPPORT_FEATURES, used.support, strict=True)},
+        "intercept": round(used.intercept, 4),
+        "threshold": round(used.threshold, 4),
+        "quote_ratio": used.quote_ratio,
+        "max_quotes": used.max_quotes,
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds qa-squad2 and qa-xquad")
+    parser.add_argument("--passages", type=int, default=8, help="passages of evidence a question")
+    parser.add_argument("--write", action="store_true", help="store the parameters, fitted to all articles")
+    arguments = parser.parse_args()
+    cases = load_cases(arguments.data, arguments.passages)
+    outcomes = cross_validate(cases)
+    measures = summarise(outcomes)
+    for name, value in measures.items():
+        print(f"{name:40s} {value:.3f}")
+    print("\n".join(by_article(outcomes)))
+    used = calibrate(cases)
+    print(f"{'ms an answer':40s} {speed_ms(cases, used):.2f}")
+    if arguments.write:
+        path = Path(extractive.__file__).with_name("extractive_parameters.json")
+        store(path, used, measures, arguments.passages)
+        print(f"wrote {path.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The five services, and all of them in one process."""

@@ -1,0 +1,241 @@
+"""The commit protocol: all or nothing, whatever crashes (design: index versions, "Writing").
+
+Changes that arrive together share one commit (group commit). The order is what makes it safe:
+pending row -> insert new points -> close old ones conditionally -> count -> compare-and-set to complete.
+Any error or time-out in between means the outcome is unknown, and unknown means abort.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from opentelemetry.trace import Link, SpanContext
+
+from ragline.errors import PermanentError, RaglineError, TransientError
+from ragline.faults import fault_point
+from ragline.index.engine import WHOLE_TENANT, NewPoint, VectorEngine
+from ragline.index.versions import IndexVersion
+from ragline.telemetry import Attribute, Telemetry, span_context, trace_headers
+from services.embed.ledger import LEASE_S, Abort, Commit, Conflict, Ledger
+from services.embed.versions import Change
+from services.embed.vectors import ChunkVector
+
+log = structlog.get_logger(__name__)
+
+MAX_POINTS: Final = 512
+"""Points after which a group is full: bounds the memory and the duration of one commit."""
+MAX_DOCUMENTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A change with the vectors of the chunks that it opens, ready to be committed."""
+
+    change: Change
+    vectors: tuple[ChunkVector, ...]
+    traceparent: str | None
+    """The document's own trace, kept with its version: answers link to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The version that holds a change, and the span of the commit that it shared."""
+
+    version: IndexVersion
+    span: SpanContext
+
+
+@dataclass(slots=True)
+class _Waiting:
+    prepared: Prepared
+    done: asyncio.Future[Committed]
+
+
+class Committer:
+    """Turns prepared changes into commits of one generation, and undoes abandoned ones."""
+
+    def __init__(self, ledger: Ledger, engine: VectorEngine, telemetry: Telemetry, *, write_timeout_s: float = 30.0) -> None:
+        self._ledger = ledger
+        self._engine = engine
+        self._telemetry = telemetry
+        self._write_timeout_s = write_timeout_s
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(maxsize=1000)
+
+    async def commit(self, prepared: Prepared) -> Committed:
+        """Commit a change, with others that wait at the same time; returns once it is complete.
+
+        Raises Conflict when the document moved on meanwhile (plan again), TransientError when the commit
+        was aborted. Cancelling the wait does not undo a commit that is under way.
+        """
+        waiting = _Waiting(prepared, asyncio.get_running_loop().create_future())
+        await self._queue.put(waiting)
+        return await waiting.done
+
+    async def run(self) -> None:
+        """Commit group after group until cancelled."""
+        generation = await self._generation()
+        while True:
+            group = await self._next_group()
+            try:
+                await self._commit_group(generation, group)
+            except RaglineError as error:
+                self._fail(group, error)
+            except asyncio.CancelledError:
+                self._fail(group, TransientError("the service is stopping"))
+                raise
+
+    async def run_reaper(self, *, every_s: float = 1.0) -> None:
+        """Undo commits whose writer is silent beyond its lease, until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                for generation, sequence in await self._ledger.abandoned():
+                    abort = await self._ledger.begin_abort(generation, sequence, token=None)
+                    if abort is not None:
+                        await self._undo(abort)
+                        log.warning("abandoned_commit_aborted", version=f"{generation}@{sequence}")
+            except TransientError as error:
+                log.warning("reaper_waits", error=str(error))
+
+    async def _generation(self) -> str:
+        return (await self._ledger.state()).live_generation
+
+    async def _next_group(self) -> list[_Waiting]:
+        """Everything that waits now, at most one change of each document, within the bounds."""
+        group = [await self._queue.get()]
+        points = len(group[0].prepared.vectors)
+        seen = {_document(group[0])}
+        while len(group) < MAX_DOCUMENTS and points < MAX_POINTS and not self._queue.empty():
+            waiting = self._queue.get_nowait()
+            if _document(waiting) in seen:
+                # Its plan is older than the commit that it would share: let it be planned again.
+                self._fail([waiting], Conflict("another change of the document is being committed"))
+                continue
+            seen.add(_document(waiting))
+            group.append(waiting)
+            points += len(waiting.prepared.vectors)
+        return group
+
+    async def _commit_group(self, generation: str, group: list[_Waiting]) -> None:
+        """One commit for the group; a document in conflict is failed alone and the rest tried again."""
+        links = [Link(context) for waiting in group if (context := span_context(waiting.prepared.traceparent))]
+        with self._telemetry.tracer.start_as_current_span("commit", links=links) as span:
+            try:
+                commit = await self._begin(generation, group)
+            except Conflict:
+                if len(group) == 1:
+                    raise
+                for waiting in group:
+                    try:
+                        await self._commit_group(generation, [waiting])
+                    except RaglineError as error:
+                        self._fail([waiting], error)
+                return
+            version = IndexVersion(generation, commit.sequence)
+            span.set_attribute(Attribute.INDEX_VERSION, str(version))
+            span.set_attribute(Attribute.COMMIT_DOCUMENTS, len(group))
+            fault_point("commit.after_begin")
+            await self._write_or_abort(commit, group)
+            committed = Committed(version, span.get_span_context())
+            for waiting in group:
+                if not waiting.done.done():
+                    waiting.done.set_result(committed)
+
+    async def _begin(self, generation: str, group: list[_Waiting]) -> Commit:
+        return await self._ledger.begin(
+            generation,
+            [waiting.prepared.change for waiting in group],
+            traceparents=[waiting.prepared.traceparent for waiting in group],
+            traceparent=trace_headers().get("traceparent"),
+        )
+
+    async def _write_or_abort(self, commit: Commit, group: list[_Waiting]) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout_s), self._lease(commit):
+                await self._write(commit, [waiting.prepared for waiting in group])
+                fault_point("commit.before_complete")
+                if not await self._ledger.complete(commit):
+                    raise TransientError(f"commit {commit.generation}@{commit.sequence} was taken over by another writer")
+                fault_point("commit.after_complete")
+        except (RaglineError, TimeoutError, asyncio.CancelledError) as error:
+            await asyncio.shield(self._abort_own(commit))
+            if isinstance(error, TimeoutError):
+                raise TransientError(f"commit {commit.generation}@{commit.sequence} timed out") from error
+            raise
+
+    async def _write(self, commit: Commit, prepared: list[Prepared]) -> None:
+        """Step 3: insert before close, never delete, then count."""
+        points = [point for part in prepared for point in _new_points(commit, part)]
+        await self._engine.insert(commit.generation, commit.sequence, points)
+        fault_point("commit.after_insert")
+        closed = [point.point_id for part in prepared for point in part.change.close]
+        await self._engine.close(commit.generation, commit.sequence, closed, commit.aborted)
+        fault_point("commit.after_close")
+        for part in prepared:
+            if part.change.access_changed:
+                event = part.change.event
+                await self._engine.set_groups(commit.generation, event.tenant, event.document_id, part.change.groups)
+        found = await self._engine.count_opened(commit.generation, commit.sequence)
+        if found != len(points):
+            raise TransientError(
+                f"commit {commit.generation}@{commit.sequence}: the engine holds {found} of {len(points)} points"
+            )
+
+    @contextlib.asynccontextmanager
+    async def _lease(self, commit: Commit | Abort) -> AsyncIterator[None]:
+        """Keep the lease while the body runs."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LEASE_S / 5)
+                with contextlib.suppress(TransientError):  # the lease itself is what bounds a silent database
+                    if not await self._ledger.renew(commit):
+                        return
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+
+    async def _abort_own(self, commit: Commit) -> None:
+        """Undo one's own commit; if even that fails, its lease ends and the reaper does it."""
+        try:
+            abort = await self._ledger.begin_abort(commit.generation, commit.sequence, token=commit.token)
+            if abort is not None:
+                fault_point("abort.after_begin")
+                await self._undo(abort)
+        except RaglineError as error:
+            log.warning("abort_left_to_the_reaper", version=f"{commit.generation}@{commit.sequence}", error=str(error))
+
+    async def _undo(self, abort: Abort) -> None:
+        async with asyncio.timeout(self._write_timeout_s), self._lease(abort):
+            await self._engine.sweep(abort.generation, abort.sequence, abort.opened, abort.closed)
+            for tenant, document_id, acl in abort.documents:
+                groups = (WHOLE_TENANT,) if acl is None else acl
+                await self._engine.set_groups(abort.generation, tenant, document_id, groups)
+            await self._ledger.finish_abort(abort)
+
+    @staticmethod
+    def _fail(group: list[_Waiting], error: RaglineError) -> None:
+        for waiting in group:
+            if not waiting.done.done():
+                waiting.done.set_exception(error)
+
+
+def _document(waiting: _Waiting) -> tuple[str, str]:
+    event = waiting.prepared.change.event
+    return event.tenant, event.document_id
+
+
+def _new_points(commit: Commit, prepared: Prepared) -> list[NewPoint]:
+    """The engine's points of one change; the vectors are in the order of the chunks to open."""
+    ids = prepared.change.point_ids(commit.generation, commit.sequence)
+    if len(ids) != len(prepared.vectors):
+        raise PermanentError(f"{len(ids)} chunks but {len(prepared.vectors)} vectors", reason="DEFECT")
+    return [vector.point(point, prepared.change) for point, vector in zip(ids, prepared.vectors, strict=True)]

@@ -1,0 +1,1 @@
+"""The ingest service: parses, cleans, chunks and versions the documents that change."""

@@ -1,0 +1,255 @@
+"""The document registry in PostgreSQL: what was accepted, what was announced, what is searchable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg.types.json import Jsonb
+
+from ragline.contracts.events import ChunksReady, CommittedDocument, DocumentStatus, ManifestEntry
+from ragline.database import Connection, Database
+from ragline.index.versions import IndexVersion
+from ragline.outbox import Outbox
+from ragline.telemetry import trace_headers
+from services.ingest.acceptance import Registered
+
+PART_BYTES: Final = 400_000
+"""Text of one `chunks.ready` message; a larger document travels in several parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What became of a document's newest change."""
+
+    document: Registered
+    chunks: int
+    indexed_version: int
+    index_version: str | None
+    rejected_revision: int | None
+    rejected_reason: str | None
+
+    @property
+    def searchable(self) -> bool:
+        return self.indexed_version >= self.document.document_version
+
+
+class Registry:
+    """Keeps documents; every change of state leaves with its event in one transaction."""
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self._database = database
+        self._outbox = outbox
+
+    async def lock(self, connection: Connection, tenant: str, document_id: str) -> Registered | None:
+        """The registered document, locked until the transaction ends (also when it does not exist yet)."""
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{tenant}/{document_id}",)
+        )
+        cursor = await connection.execute(
+            "SELECT * FROM document WHERE tenant = %s AND document_id = %s", (tenant, document_id)
+        )
+        row = await cursor.fetchone()
+        return _registered(row) if row else None
+
+    async def store(self, connection: Connection, document: Registered, *, announced: bool) -> datetime:
+        """Write the document as its newest version; returns when it was accepted."""
+        cursor = await connection.execute(
+            """
+            INSERT INTO document (tenant, document_id, source, revision, acl_revision, acl, document_version, deleted,
+                content_hash, title, uri, metadata, manifest, op, traceparent)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            ON CONFLICT (tenant, document_id) DO UPDATE SET source = EXCLUDED.source, revision = EXCLUDED.revision,
+                acl_revision = EXCLUDED.acl_revision, acl = EXCLUDED.acl, document_version = EXCLUDED.document_version,
+                deleted = EXCLUDED.deleted, content_hash = EXCLUDED.content_hash, title = EXCLUDED.title,
+                uri = EXCLUDED.uri, metadata = EXCLUDED.metadata, manifest = EXCLUDED.manifest, op = EXCLUDED.op,
+                traceparent = CASE WHEN %s THEN EXCLUDED.traceparent ELSE document.traceparent END,
+                changed_at = CASE WHEN %s THEN clock_timestamp() ELSE document.changed_at END,
+                announced_at = CASE WHEN %s THEN clock_timestamp() ELSE document.announced_at END,
+                announcements = CASE WHEN %s THEN 1 ELSE document.announcements END,
+                rejected_revision = NULL, rejected_reason = NULL
+            RETURNING changed_at
+            """,
+            (
+                document.tenant, document.document_id, document.source, document.revision, document.acl_revision,
+                None if document.acl is None else list(document.acl), document.document_version, document.deleted,
+                document.content_hash, document.title, document.uri, Jsonb(dict(document.metadata)),
+                Jsonb([entry.model_dump(exclude_none=True) for entry in document.manifest]), document.op,
+                trace_headers().get("traceparent"), announced, announced, announced, announced,
+            ),
+        )  # fmt: skip
+        row = await cursor.fetchone()
+        assert row is not None
+        changed_at: datetime = row["changed_at"]
+        return changed_at
+
+    async def announce(
+        self,
+        connection: Connection,
+        document: Registered,
+        *,
+        changed_at: datetime,
+        known: frozenset[str] = frozenset(),
+        pipeline: str,
+        traceparent: str | None = None,
+    ) -> None:
+        """Add `chunks.ready` to the outbox; texts whose content hash is in `known` stay behind."""
+        events = chunks_ready(document, changed_at=changed_at, known=known, pipeline=pipeline)
+        await self._outbox.add(connection, events, traceparent=traceparent)
+
+    async def report(self, connection: Connection, status: DocumentStatus) -> None:
+        """Tell upstream what became of a change."""
+        await self._outbox.add(connection, [status])
+
+    async def reject(self, tenant: str, document_id: str, revision: int, source: str, reason: str) -> None:
+        """Note that a revision can never be accepted, so that whoever waits for it is told."""
+        async with self._database.transaction() as connection:
+            current = await self.lock(connection, tenant, document_id)
+            await connection.execute(
+                """
+                INSERT INTO document (tenant, document_id, source, revision, acl_revision, document_version, deleted,
+                    content_hash, title, uri, metadata, manifest, op, rejected_revision, rejected_reason)
+                VALUES (%s, %s, %s, -1, -1, 0, true, '', '', '', '{}', '[]', 'delete', %s, %s)
+                ON CONFLICT (tenant, document_id) DO UPDATE
+                    SET rejected_revision = EXCLUDED.rejected_revision, rejected_reason = EXCLUDED.rejected_reason
+                """,
+                (tenant, document_id, source, revision, reason),
+            )
+            version = current.document_version if current else 0
+            await self.report(
+                connection,
+                DocumentStatus(
+                    tenant=tenant, document_id=document_id, status="rejected", revision=revision,
+                    document_version=version, reason=reason,
+                ),
+            )  # fmt: skip
+        self._outbox.kick()
+
+    async def progress(self, tenant: str, document_id: str) -> Progress | None:
+        """What became of a document's newest change; None for an unknown document."""
+        row = await self._database.fetch_one(
+            "SELECT * FROM document WHERE tenant = %s AND document_id = %s", (tenant, document_id)
+        )
+        if row is None:
+            return None
+        return Progress(
+            _registered(row),
+            len(row["manifest"]),
+            row["indexed_version"],
+            row["index_version"],
+            row["rejected_revision"],
+            row["rejected_reason"],
+        )
+
+    async def mark_indexed(self, version: IndexVersion, documents: Sequence[CommittedDocument]) -> None:
+        """Note that the index holds these versions, and report those that are the newest."""
+        async with self._database.transaction() as connection:
+            for document in sorted(documents, key=lambda d: (d.tenant, d.document_id)):
+                cursor = await connection.execute(
+                    "UPDATE document SET indexed_version = %s, index_version = %s "
+                    "WHERE tenant = %s AND document_id = %s AND indexed_version < %s "
+                    "RETURNING document_version, revision",
+                    (
+                        document.document_version,
+                        str(version),
+                        document.tenant,
+                        document.document_id,
+                        document.document_version,
+                    ),
+                )
+                row = await cursor.fetchone()
+                if row is not None and row["document_version"] == document.document_version:
+                    await self.report(
+                        connection,
+                        DocumentStatus(
+                            tenant=document.tenant, document_id=document.document_id, status="indexed",
+                            revision=row["revision"], document_version=document.document_version,
+                            index_version=str(version),
+                        ),
+                    )  # fmt: skip
+        self._outbox.kick()
+
+    async def overdue(self, *, after_s: float, limit: int = 100) -> list[tuple[str, str]]:
+        """Documents announced but not searchable for too long; the wait doubles with each announcement."""
+        rows = await self._database.fetch(
+            "SELECT tenant, document_id FROM document WHERE indexed_version < document_version "
+            "AND announced_at < clock_timestamp() - make_interval(secs => %s * (2 ^ least(announcements - 1, 10))) "
+            "ORDER BY announced_at LIMIT %s",
+            (after_s, limit),
+        )
+        return [(row["tenant"], row["document_id"]) for row in rows]
+
+    async def announce_again(self, tenant: str, document_id: str, *, pipeline: str) -> None:
+        """Announce the newest version once more, whole, in its own trace."""
+        async with self._database.transaction() as connection:
+            document = await self.lock(connection, tenant, document_id)
+            cursor = await connection.execute(
+                "UPDATE document SET announced_at = clock_timestamp(), announcements = announcements + 1 "
+                "WHERE tenant = %s AND document_id = %s AND indexed_version < document_version "
+                "RETURNING changed_at, traceparent",
+                (tenant, document_id),
+            )
+            row = await cursor.fetchone()
+            if document is None or row is None:
+                return
+            await self.announce(
+                connection, document, changed_at=row["changed_at"], pipeline=pipeline, traceparent=row["traceparent"]
+            )
+        self._outbox.kick()
+
+
+def chunks_ready(
+    document: Registered, *, changed_at: datetime, known: frozenset[str], pipeline: str
+) -> list[ChunksReady]:
+    """The events of one version: one, or several parts when the texts are large."""
+    parts: list[list[ManifestEntry]] = [[]]
+    size = 0
+    for entry in document.manifest:
+        sent = entry.model_copy(update={"text": None}) if entry.content_hash in known else entry
+        entry_bytes = len((sent.text or "").encode()) + sum(len(h.encode()) for h in sent.heading_path) + 200
+        if parts[-1] and size + entry_bytes > PART_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(sent)
+        size += entry_bytes
+    return [
+        ChunksReady(
+            tenant=document.tenant,
+            document_id=document.document_id,
+            op=document.op,
+            document_version=document.document_version,
+            revision=document.revision,
+            acl_revision=document.acl_revision,
+            acl=document.acl,
+            title=document.title,
+            uri=document.uri,
+            metadata=dict(document.metadata),
+            manifest=tuple(entries),
+            pipeline=pipeline,
+            part=number,
+            parts=len(parts),
+            changed_at=changed_at,
+        )
+        for number, entries in enumerate(parts, start=1)
+    ]
+
+
+def _registered(row: dict[str, Any]) -> Registered:
+    return Registered(
+        tenant=row["tenant"],
+        document_id=row["document_id"],
+        source=row["source"],
+        revision=row["revision"],
+        acl_revision=row["acl_revision"],
+        acl=None if row["acl"] is None else tuple(row["acl"]),
+        document_version=row["document_version"],
+        deleted=row["deleted"],
+        content_hash=row["content_hash"],
+        title=row["title"],
+        uri=row["uri"],
+        op=row["op"],
+        metadata=row["metadata"],
+        manifest=tuple(ManifestEntry(**entry) for entry in row["manifest"]),
+    )

@@ -1,0 +1,127 @@
+"""IngestService: proto <-> domain. The tenant is the verified caller's, never a field's."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from google.protobuf.json_format import MessageToDict
+from pydantic import ValidationError
+
+from ragline.contracts.events import DocumentChanged
+from ragline.errors import InvalidArgument, NotFound
+from ragline.identity import current_identity
+from ragline.ingest.v1 import ingest_pb2 as pb
+from ragline.ingest.v1 import ingest_pb2_grpc
+from services.ingest.handlers import Changes, Searchability, new_revision
+from services.ingest.registry import Progress, Registry
+
+_PREFIX = "/ragline.ingest.v1.IngestService/"
+SCOPES: Final = {
+    f"{_PREFIX}PublishDocument": ("publish",),
+    f"{_PREFIX}GetDocument": ("publish", "search"),
+    f"{_PREFIX}WaitForDocument": ("publish", "search"),
+    f"{_PREFIX}GetChunks": ("internal",),
+}
+_OPERATIONS: Final[dict[int, Literal["upsert", "delete", "access"]]] = {
+    pb.OPERATION_UPSERT: "upsert",
+    pb.OPERATION_DELETE: "delete",
+    pb.OPERATION_ACCESS: "access",
+}
+
+
+class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
+    """Publishing without Kafka, and following what became of a change."""
+
+    def __init__(self, changes: Changes, registry: Registry, searchability: Searchability) -> None:
+        self._changes = changes
+        self._registry = registry
+        self._searchability = searchability
+
+    async def PublishDocument(self, request: pb.PublishDocumentRequest, context: Any) -> pb.PublishDocumentResponse:
+        outcome = await self._changes.accept_change(_event(request))
+        return pb.PublishDocumentResponse(
+            document_version=outcome.document_version, changed=outcome.changed, reason=outcome.reason
+        )
+
+    async def GetDocument(self, request: pb.GetDocumentRequest, context: Any) -> pb.GetDocumentResponse:
+        tenant = current_identity().tenant
+        progress = await self._registry.progress(tenant, request.document_id)
+        if progress is None:
+            raise NotFound(f"document {request.document_id!r} was never accepted")
+        return pb.GetDocumentResponse(document=_document(progress))
+
+    async def WaitForDocument(self, request: pb.WaitForDocumentRequest, context: Any) -> pb.WaitForDocumentResponse:
+        tenant = current_identity().tenant
+        while True:
+            progress = await self._registry.progress(tenant, request.document_id)
+            if progress is not None and _settled(progress, request.revision):
+                return pb.WaitForDocumentResponse(document=_document(progress))
+            await self._searchability.wait_for_move(at_most_s=0.25)
+
+    async def GetChunks(self, request: pb.GetChunksRequest, context: Any) -> pb.GetChunksResponse:
+        progress = await self._registry.progress(request.tenant, request.document_id)
+        if progress is None:
+            raise NotFound(f"document {request.document_id!r} was never accepted")
+        wanted = set(request.content_hashes)
+        return pb.GetChunksResponse(
+            chunks=[
+                pb.ChunkText(content_hash=entry.content_hash, heading_path=entry.heading_path, text=entry.text)
+                for entry in progress.document.manifest
+                if entry.content_hash in wanted
+            ]
+        )
+
+
+def _settled(progress: Progress, revision: int) -> bool:
+    """Whether nothing more will come of this revision: rejected, or searchable (itself or a newer one)."""
+    if progress.rejected_revision is not None and progress.rejected_revision >= revision:
+        return True
+    newest = max(progress.document.revision, progress.document.acl_revision)
+    return newest >= revision and progress.searchable
+
+
+def _event(request: pb.PublishDocumentRequest) -> DocumentChanged:
+    operation = _OPERATIONS.get(request.operation)
+    if operation is None:
+        raise InvalidArgument("operation", "must be UPSERT, DELETE or ACCESS")
+    identity = current_identity()
+    try:
+        return DocumentChanged(
+            tenant=identity.tenant,
+            document_id=request.document_id,
+            source=request.source or f"grpc/{identity.user}",
+            op=operation,
+            revision=request.revision or new_revision(),
+            uri=request.uri,
+            title=request.title or None,
+            content=request.content if operation == "upsert" else None,
+            content_type=request.content_type or None,
+            acl=tuple(request.acl.groups) if request.HasField("acl") else None,
+            metadata=MessageToDict(request.metadata),
+        )
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in fault["loc"]) or "content"
+        raise InvalidArgument(field, fault["msg"]) from error
+
+
+def _document(progress: Progress) -> pb.Document:
+    document = progress.document
+    if progress.rejected_revision is not None and progress.rejected_revision >= document.revision:
+        state, reason = pb.DOCUMENT_STATE_REJECTED, progress.rejected_reason or ""
+    elif progress.searchable:
+        state, reason = pb.DOCUMENT_STATE_INDEXED, ""
+    else:
+        state, reason = pb.DOCUMENT_STATE_PENDING, ""
+    return pb.Document(
+        document_id=document.document_id,
+        state=state,
+        revision=document.revision,
+        document_version=document.document_version,
+        deleted=document.deleted,
+        title=document.title,
+        uri=document.uri,
+        chunks=progress.chunks,
+        index_version=progress.index_version or "",
+        reason=reason,
+    )

@@ -1,0 +1,121 @@
+"""What this reader knows of the index, and which view a query gets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from ragline.contracts.cloudevents import Received
+from ragline.contracts.events import GenerationState, IndexState
+from ragline.errors import TransientError, VersionUnavailable
+from ragline.index.versions import IndexVersion, View
+
+LookUpFingerprint = Callable[[IndexVersion], Awaitable[str]]
+_REMEMBERED_FINGERPRINTS = 1000
+ANNOUNCEMENT_DELAY_S = 1.0
+"""How long a version may be on its way from embed to a reader before it is called unknown."""
+
+
+class IndexFollower:
+    """Keeps the newest `index.state` and lets queries wait for a version.
+
+    Within an epoch the watermark never goes back; a lower one is taken only with a higher epoch (a
+    restored backup).
+    """
+
+    def __init__(self, look_up_fingerprint: LookUpFingerprint) -> None:
+        self._look_up_fingerprint = look_up_fingerprint
+        self._fingerprints: dict[IndexVersion, str] = {}
+        self._state: IndexState | None = None
+        self._moved = asyncio.Condition()
+
+    async def on_index_state(self, received: Received[IndexState]) -> None:
+        """Take a newer state from the bus."""
+        await self.take(received.event)
+
+    async def take(self, state: IndexState) -> None:
+        """Take a state unless a newer one is known."""
+        async with self._moved:
+            if self._state is not None and not _newer(state, self._state):
+                return
+            self._state = state
+            for name, generation in state.generations.items():
+                self._remember(IndexVersion(name, generation.watermark), generation.fingerprint)
+            self._moved.notify_all()
+
+    @property
+    def state(self) -> IndexState:
+        """The newest known state; raises TransientError before the first one."""
+        if self._state is None:
+            raise TransientError("this reader has not caught up with the index yet; try again in a moment")
+        return self._state
+
+    async def view(
+        self, *, at_version: IndexVersion | None, min_version: IndexVersion | None
+    ) -> View:
+        """The view that a query gets: the newest version, or `at_version`; waits until `min_version` is reached.
+
+        The caller bounds the wait by its deadline. Raises VersionUnavailable for a version of another
+        generation, beyond the horizon, or later than the newest.
+        """
+        if min_version is not None:
+            await self._wait_for(min_version)
+        if at_version is not None:
+            # Announced a moment ago, it may not have reached this reader yet.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCEMENT_DELAY_S):
+                    await self._wait_for(at_version)
+        state = self.state
+        if at_version is None:
+            return _view(state.live_generation, state.generations[state.live_generation])
+        known = state.generations.get(at_version.generation)
+        if known is None:
+            raise VersionUnavailable(
+                f"{at_version}: there is no generation {at_version.generation}; live is {state.live_generation}"
+            )
+        if not known.horizon <= at_version.sequence <= known.watermark:
+            raise VersionUnavailable(
+                f"{at_version} cannot be read: versions {at_version.generation}@{known.horizon} to "
+                f"{at_version.generation}@{known.watermark} can"
+            )
+        return _view(at_version.generation, known, at_version.sequence)
+
+    async def fingerprint(self, version: IndexVersion) -> str:
+        """The fingerprint of a version: remembered, or asked of embed once (it never changes)."""
+        known = self._fingerprints.get(version)
+        if known is None:
+            known = await self._look_up_fingerprint(version)
+            self._remember(version, known)
+        return known
+
+    def _remember(self, version: IndexVersion, fingerprint: str) -> None:
+        self._fingerprints[version] = fingerprint
+        while len(self._fingerprints) > _REMEMBERED_FINGERPRINTS:
+            self._fingerprints.pop(next(iter(self._fingerprints)))
+
+    async def _wait_for(self, version: IndexVersion) -> None:
+        def reached() -> bool:
+            known = self._state.generations.get(version.generation) if self._state else None
+            return known is not None and known.watermark >= version.sequence
+
+        async with self._moved:
+            await self._moved.wait_for(reached)
+
+
+def _view(name: str, generation: GenerationState, sequence: int | None = None) -> View:
+    watermark = generation.watermark if sequence is None else sequence
+    return View(name, watermark, frozenset(generation.aborted))
+
+
+def _newer(state: IndexState, than: IndexState) -> bool:
+    """Whether a state supersedes another: by epoch, then by watermarks and aborted sequences, which only grow."""
+    if state.epoch != than.epoch:
+        return state.epoch > than.epoch
+    for name, generation in than.generations.items():
+        other = state.generations.get(name)
+        if other is None or other.watermark < generation.watermark:
+            return False
+        if other.watermark == generation.watermark and len(other.aborted) < len(generation.aborted):
+            return False
+    return True
