@@ -23,32 +23,17 @@ import argparse
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
+from extractive_cases import Case, Floats, load_cases
 from numpy.typing import NDArray
 
 from services.generate import extractive
 from services.generate.extractive import Parameters
-from services.generate.extractive_features import (
-    SENTENCE_FEATURES,
-    SUPPORT_FEATURES,
-    Candidate,
-    find_candidates,
-    sentence_features,
-    support_features,
-    term_weights,
-)
-from services.generate.prompts import Evidence
-from services.generate.question import Question, read_question
-from services.generate.terms import STOP_WORDS, stem, words
-
-Floats = NDArray[np.float64]
-Kind = Literal["answerable", "off topic", "adversarial"]
+from services.generate.extractive_features import SENTENCE_FEATURES, SUPPORT_FEATURES, support_features
 
 FALSE_REFUSALS = 0.04
 """The share of answerable training questions that the threshold may refuse; the target on new ones is 5 %."""
@@ -57,103 +42,6 @@ ADVERSARIAL_WEIGHT = 0.1
 SENTENCE_PENALTY = SUPPORT_PENALTY = 1.0
 QUOTE_RATIO, MAX_QUOTES = 0.15, 3
 """Quote up to three sentences, none that is less than 0.15 times as likely as the best."""
-
-
-# --- cases --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Case:
-    """A question with its evidence; `right` marks the sentences that answer it, `holds` any answer string."""
-
-    kind: Kind
-    article: str
-    squad2: bool
-    question: Question
-    candidates: list[Candidate]
-    rows: Floats
-    right: NDArray[np.bool_]
-    holds: NDArray[np.bool_]
-    scores: Floats
-    support: Floats
-
-
-class Bm25:
-    """Plain BM25 over stems (k1 1.2, b 0.75)."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._counts = [Counter(_stems(text)) for text in texts]
-        self._lengths = [sum(counts.values()) for counts in self._counts]
-        self._mean = sum(self._lengths) / len(texts)
-        self._frequency = Counter(term for counts in self._counts for term in counts)
-
-    def best(self, query: str, count: int, *, without: frozenset[int]) -> list[int]:
-        terms, total = set(_stems(query)), len(self._counts)
-        scored = []
-        for number, counts in enumerate(self._counts):
-            if number not in without:
-                norm = 1.2 * (0.25 + 0.75 * self._lengths[number] / self._mean)
-                score = sum(
-                    math.log(1 + (total - self._frequency[term] + 0.5) / (self._frequency[term] + 0.5))
-                    * counts[term] * 2.2 / (counts[term] + norm)
-                    for term in terms
-                    if term in counts
-                )  # fmt: skip
-                scored.append((-score, number))
-        return [number for _, number in sorted(scored)[:count]]
-
-
-def _stems(text: str) -> list[str]:
-    return [stem(word) for word in words(text) if word not in STOP_WORDS]
-
-
-def load_cases(data: Path, passages: int) -> list[Case]:
-    """All cases, each with its `passages` best passages as evidence."""
-    corpus: dict[str, dict[str, Any]] = {}
-    numbers: dict[str, int] = {}
-    questions = []
-    for folder in ("qa-squad2", "qa-xquad"):
-        for entry in _english(data / folder / "corpus.jsonl"):
-            kept = corpus.setdefault(entry["text"].strip(), entry | {"number": len(corpus)})
-            numbers[entry["_id"]] = kept["number"]
-        questions += [entry | {"squad2": folder == "qa-squad2"} for entry in _english(data / folder / "questions.jsonl")]
-    entries = list(corpus.values())
-    articles = [entry["_id"].removeprefix("en:").partition("#")[0] for entry in entries]
-    index = Bm25([f"{entry['title']} {entry['text']}" for entry in entries])
-    cases = []
-    for asked in questions:
-        own = frozenset(number for number, article in enumerate(articles) if article == asked["article"])
-        kind: Kind = "answerable" if asked["answerable"] else "adversarial"
-        for case_kind, without in ((kind, frozenset[int]()), ("off topic", own)):
-            found = index.best(asked["question"], passages, without=without)
-            cases.append(_case(case_kind, asked, [entries[number] for number in found], numbers[asked["passage_id"]]))
-    return cases
-
-
-def _english(path: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if line.get("lang", "en") == "en"]
-
-
-def _case(kind: Any, asked: dict[str, Any], found: list[dict[str, Any]], right_passage: int) -> Case:
-    question = read_question(asked["question"])
-    evidence = [
-        Evidence(entry["number"], entry["_id"], title := entry["title"].replace("_", " "), (title,), entry["text"].strip())
-        for entry in found
-    ]
-    candidates = find_candidates(question, evidence)
-    rows = sentence_features(question, candidates, term_weights(question, candidates))
-    answers = [_plain(text) for text in asked["answers"] if text.strip()] if kind == "answerable" else []
-    holds = np.array([any(text in _plain(candidate.text) for text in answers) for candidate in candidates])
-    there = np.array([candidate.evidence.number == right_passage for candidate in candidates])
-    nothing = np.zeros(0)
-    return Case(
-        kind, asked["article"], asked["squad2"], question, candidates, np.array(rows), holds & there, holds, nothing, nothing
-    )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 # --- fitting ------------------------------------------------------------------------------------
@@ -178,7 +66,8 @@ def fit_sentences(cases: Sequence[Case]) -> Floats:
         weights += step * min(1.0, 1.0 / np.abs(step).max())
         if np.abs(step).max() < 1e-6:
             break
-    return weights / scale
+    fitted: Floats = weights / scale
+    return fitted
 
 
 def fit_support(rows: Floats, answerable: NDArray[np.bool_], importance: Floats) -> tuple[Floats, float]:
@@ -217,12 +106,15 @@ def calibrate(cases: Sequence[Case]) -> Parameters:
 def _support_row(case: Case, sentence: Floats) -> list[float]:
     scores = case.rows @ sentence
     best = int(scores.argmax())
-    return support_features(case.question, case.candidates[best], case.rows[best].tolist(), float(scores[best]))
+    return support_features(
+        case.question, case.candidates[best], case.rows[best].tolist(), float(scores[best])
+    )
 
 
 def _softmax(scores: Floats) -> Floats:
-    raised = np.exp(scores - scores.max()) + 1e-300
-    return raised / raised.sum()
+    raised: Floats = np.exp(scores - scores.max()) + 1e-300
+    total: float = raised.sum()
+    return raised / total
 
 
 # --- measuring ----------------------------------------------------------------------------------
@@ -320,17 +212,14 @@ def by_article(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def speed_ms(cases: Sequence[Case], used: Parameters) -> float:
-    """Mean milliseconds of a whole answer, with stems cached."""
-    texts = [" ".join(sorted(case.question.words)) for case in cases[:200]]
-    evidence = [list({c.rank: c.evidence for c in case.candidates}.values()) for case in cases[:200]]
-    for round_number in range(2):
-        start = time.perf_counter()
-        for text, pieces in zip(texts, evidence, strict=True):
-            extractive.answer(text, pieces, calibration=used)
-        elapsed_s = time.perf_counter() - start
-        if round_number:
-            return 1000 * elapsed_s / len(texts)
-    return math.nan
+    """Mean milliseconds of a whole answer, with the stems of the evidence cached."""
+    sample = cases[:200]
+    for case in sample:
+        extractive.answer(case.text, case.evidence, calibration=used)
+    start = time.perf_counter()
+    for case in sample:
+        extractive.answer(case.text, case.evidence, calibration=used)
+    return 1000 * (time.perf_counter() - start) / len(sample)
 
 
 def store(path: Path, used: Parameters, measures: dict[str, float], passages: int) -> None:
@@ -343,8 +232,12 @@ def store(path: Path, used: Parameters, measures: dict[str, float], passages: in
             "measured": "on articles left out of the fit",
             "measures": {name: round(value, 4) for name, value in measures.items()},
         },
-        "sentence": {name: round(value, 4) for name, value in zip(SENTENCE_FEATURES, used.sentence, strict=True)},
-        "support": {name: round(value, 4) for name, value in zip(SUPPORT_FEATURES, used.support, strict=True)},
+        "sentence": {
+            name: round(value, 4) for name, value in zip(SENTENCE_FEATURES, used.sentence, strict=True)
+        },
+        "support": {
+            name: round(value, 4) for name, value in zip(SUPPORT_FEATURES, used.support, strict=True)
+        },
         "intercept": round(used.intercept, 4),
         "threshold": round(used.threshold, 4),
         "quote_ratio": used.quote_ratio,
@@ -354,8 +247,12 @@ def store(path: Path, used: Parameters, measures: dict[str, float], passages: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder that holds qa-squad2 and qa-xquad")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the folder that holds qa-squad2 and qa-xquad"
+    )
     parser.add_argument("--passages", type=int, default=8, help="passages of evidence a question")
     parser.add_argument("--write", action="store_true", help="store the parameters, fitted to all articles")
     arguments = parser.parse_args()

@@ -25,15 +25,18 @@ def up(
     session = Session(as_json, data_dir)
     started = time.monotonic()
 
-    async def on_ready(stack: LocalStack) -> None:
-        if as_json:
-            session.emit({"ready": True, "addresses": _addresses(stack), "key_file": str(stack.data_dir.dev_key)})
-        else:
-            session.console.print(_welcome(stack, time.monotonic() - started))
+    async def work() -> None:
+        async with load_all_in_one().running(session.settings, processes=processes) as running:
+            if as_json:
+                addresses, key_file = _addresses(running.stack), str(running.stack.data_dir.dev_key)
+                session.emit({"ready": True, "addresses": addresses, "key_file": key_file})
+            else:
+                session.console.print(_welcome(running.stack, time.monotonic() - started))
+            await running.wait()
 
     if not as_json:
         session.console.print("Starting Ragline (Ctrl-C stops it) ...")
-    session.run(run_until_signal(load_all_in_one().run(session.settings, processes=processes, on_ready=on_ready)))
+    session.run(run_until_signal(work()))
     if not as_json:
         session.console.print("Stopped.")
 

@@ -27,8 +27,9 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     # A restarted worker is found again within a second rather than after grpc's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long one attempt may take, in spite of its name: a worker in an update or a flush answers late.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # A channel of its own: a shared one would keep another engine's connection state.
     ("grpc.use_local_subchannel_pool", 1),
 )

@@ -34,8 +34,9 @@ _GRPC_PORT: Final = 6334
 _LONGEST_CALL_S: Final = 60
 _RECONNECT: Final = {
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.min_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2000,
+    # How long one attempt may take, in spite of its name.
+    "grpc.min_reconnect_backoff_ms": 5000,
 }
 
 

@@ -16,18 +16,21 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
 
 from ragline.engine.v1 import engine_pb2_grpc
 from ragline.errors import ConfigurationError, RaglineError
+
+if TYPE_CHECKING:
+    from ragline.index.edge_store import EdgeStore
 
 MAX_MESSAGE_BYTES: Final = 64 << 20
 """The largest message of the socket; the client splits what is larger."""
@@ -36,6 +39,7 @@ _SOCKET_PATH_BYTES: Final = 107
 """What the operating system allows for the path of a Unix socket."""
 
 _DRAIN_S: Final = 3.0
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.get_logger(__name__)
 
@@ -51,19 +55,40 @@ class WorkerOptions:
     vacuum_after_quiet_s: float
 
 
-def run(options: WorkerOptions, stop: threading.Event) -> None:
-    """Serve until `stop` is set, then drain and flush.
+def run(options: WorkerOptions, wait_for_end: Callable[[], object]) -> None:
+    """Serve until `wait_for_end` returns, then drain and flush.
 
     Raises ConfigurationError when the folder or the socket cannot be had, TransientError when a
     generation cannot be loaded.
     """
-    # Imported late: a second worker on the same folder is refused before the engine is loaded.
     lock = _locked(options.path)
     _check_socket(options.socket)
-    from ragline.index.edge_service import EdgeService
+    # Imported late: a second worker on the same folder is refused before the engine is loaded.
     from ragline.index.edge_store import EdgeStore
 
     store = EdgeStore(options.path)
+    server = _listening_server(store, options)
+    stop = threading.Event()
+    intervals_s = {
+        "flush_interval_s": options.flush_interval_s,
+        "vacuum_after_quiet_s": options.vacuum_after_quiet_s,
+    }
+    upkeep = threading.Thread(target=store.keep_up, args=(stop,), kwargs=intervals_s, name="upkeep")
+    upkeep.start()
+    server.start()
+    log.info("engine_ready", path=str(options.path), socket=str(options.socket))
+    wait_for_end()
+    stop.set()
+    server.stop(_DRAIN_S).wait()
+    upkeep.join()
+    store.close()
+    lock.close()
+    log.info("engine_stopped", path=str(options.path))
+
+
+def _listening_server(store: EdgeStore, options: WorkerOptions) -> grpc.Server:
+    from ragline.index.edge_service import EdgeService
+
     server = grpc.server(
         ThreadPoolExecutor(options.threads, thread_name_prefix="engine"),
         options=[
@@ -76,24 +101,7 @@ def run(options: WorkerOptions, stop: threading.Event) -> None:
         server.add_insecure_port(f"unix:{options.socket}")
     except RuntimeError as error:
         raise ConfigurationError(f"{options.socket}: cannot listen there; choose another --socket") from error
-    upkeep = threading.Thread(
-        target=store.keep_up,
-        args=(stop,),
-        kwargs={
-            "flush_interval_s": options.flush_interval_s,
-            "vacuum_after_quiet_s": options.vacuum_after_quiet_s,
-        },
-        name="upkeep",
-    )
-    upkeep.start()
-    server.start()
-    log.info("engine_ready", path=str(options.path), socket=str(options.socket))
-    stop.wait()
-    server.stop(_DRAIN_S).wait()
-    upkeep.join()
-    store.close()
-    lock.close()
-    log.info("engine_stopped", path=str(options.path))
+    return server
 
 
 def _locked(path: Path) -> TextIOWrapper:
@@ -147,11 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The flags are the fields' names, so the two cannot drift apart.
     options = WorkerOptions(**vars(parser.parse_args(arguments)))
     os.umask(0o077)
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+    # Blocked in all threads and waited for: a handler would run in the main thread alone, and a signal
+    # that another thread receives does not wake that from its wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        run(options, stop)
+        run(options, lambda: signal.sigwait(_ENDING))
     except RaglineError as error:
         print(f"ragline engine worker: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1

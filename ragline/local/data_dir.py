@@ -24,6 +24,8 @@ _SOCKET_PATH_BYTES = 100
 """The longest path of a Unix socket: 107 bytes on Linux, 103 on macOS."""
 _LEAST_FREE_BYTES = 500_000_000
 _LOCK_WAIT_S = 15.0
+_ENDING_S = 0.5
+"""How long a process that was just killed may seem alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ class DataDir:
     def lock(self, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
         """Hold the data directory for this process; it is made when missing.
 
-        Raises ConfigurationError at once when a running process holds it. When its holder was killed and
-        only its children are still stopping, blocks up to `wait_s` seconds until they are gone.
+        Raises ConfigurationError, after half a second, when a running process holds it. When its holder
+        was killed and its children are still stopping, blocks up to `wait_s` seconds until they are gone.
         """
         self.create()
         with writing_to(self._lock):
@@ -105,10 +107,11 @@ class DataDir:
 
     def _claim(self, descriptor: int, wait_s: float) -> None:
         """Take the lock and write our pid into its file."""
-        deadline = time.monotonic() + wait_s
+        begun = time.monotonic()
         while not _try_lock(descriptor, fcntl.LOCK_EX):
             holder = self._holder()
-            if (holder is not None and _is_alive(holder)) or time.monotonic() >= deadline:
+            patience_s = _ENDING_S if holder is not None and _is_alive(holder) else wait_s
+            if time.monotonic() - begun > patience_s:
                 raise ConfigurationError(self._in_use(holder))
             time.sleep(0.05)
         os.ftruncate(descriptor, 0)
@@ -239,7 +242,11 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True  # another user's, or a system without /proc
+    return state != "Z"  # it has ended, but its parent has not looked yet
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -60,6 +60,11 @@ class LocalPostgres:
         """The database's libpq URL, password included; raises FailedPrecondition before `start`."""
         return self._url(ROLE, _DATABASE)
 
+    @property
+    def superuser_url(self) -> str:
+        """The same for the cluster's superuser: for backups, and for tests that make databases."""
+        return self._url(SUPERUSER, "postgres")
+
     async def start(self) -> None:
         """Make the cluster if there is none, start the server, make the role and the database.
 
@@ -137,7 +142,7 @@ class LocalPostgres:
 
         try:
             async with await psycopg.AsyncConnection.connect(
-                self._url(SUPERUSER, "postgres"), autocommit=True, connect_timeout=_CONNECT_S
+                self.superuser_url, autocommit=True, connect_timeout=_CONNECT_S
             ) as connection:
                 role, database = sql.Identifier(ROLE), sql.Identifier(_DATABASE)
                 found = await connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (ROLE,))

@@ -24,6 +24,7 @@ _POLL_S = 0.02
 _GUARD_GRACE_S = 2.0
 _TAIL_BYTES = 8192
 _ERROR = re.compile(r"\b(FATAL|PANIC|ERROR|error|panicked|cannot)\b")
+_DISK_FULL = re.compile("No space left on device|Disk quota exceeded|Check free disk space")
 
 
 class ChildProcess:
@@ -141,7 +142,7 @@ class ChildProcess:
     def _failure(self, deadline_s: float) -> ConfigurationError | TransientError:
         """Why the child is not ready or not done, in one line."""
         said = self.last_log_line() or "it wrote no log"
-        if "No space left on device" in said:
+        if any(_DISK_FULL.search(line) for line in self._log_lines()):
             return ConfigurationError(
                 f"{self.name} found the disk full: free some space at {self._data_dir.path}"
                 f" or choose {ANOTHER_FOLDER}"
@@ -175,13 +176,16 @@ class ChildProcess:
 
     def last_log_line(self) -> str:
         """The last line that this run logged as an error, else its last line; may be empty."""
-        with self.log.open("rb") as file:
-            file.seek(max(self._log_start, self.log.stat().st_size - _TAIL_BYTES))
-            lines = [
-                line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()
-            ]
+        lines = self._log_lines()
         errors = [line for line in lines if _ERROR.search(line)]
         return (errors or lines or [""])[-1]
+
+    def _log_lines(self) -> list[str]:
+        """The last lines that this run logged, empty ones left out."""
+        with self.log.open("rb") as file:
+            file.seek(max(self._log_start, self.log.stat().st_size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+        return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _bare_environment() -> dict[str, str]:

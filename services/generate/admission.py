@@ -51,7 +51,8 @@ class Policy:
             raise InvalidArgument("question", "contains a NUL character; leave it out")
         if not 0 <= question.evidence_limit <= MAX_EVIDENCE:
             raise InvalidArgument(
-                "evidence_limit", f"is {question.evidence_limit}; use 1 to {MAX_EVIDENCE}, or 0 for the default"
+                "evidence_limit",
+                f"is {question.evidence_limit}; use 1 to {MAX_EVIDENCE}, or 0 for the default",
             )
         return replace(
             question,

@@ -19,7 +19,8 @@ _INSERT_ANSWER = """
 INSERT INTO answer (
     id, tenant, asker, asker_groups, question, parameters, text, outcome, refused, failure_reason,
     invalid_citations, index_version, index_fingerprint, embedder, model, prompt_version, prompt_hash,
-    prompt_tokens, completion_tokens, usage_reported, cost_usd, price_version, latency_ms, trace_id, created_at
+    prompt_tokens, completion_tokens, usage_reported, cost_usd, price_version, latency_ms, trace_id,
+    created_at
 ) VALUES (
     %(id)s, %(tenant)s, %(asker)s, %(asker_groups)s, %(question)s, %(parameters)s, %(text)s, %(outcome)s,
     %(refused)s, %(failure_reason)s, %(invalid_citations)s, %(index_version)s, %(index_fingerprint)s,

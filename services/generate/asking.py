@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
@@ -22,13 +22,13 @@ from opentelemetry.trace import Status, StatusCode, Tracer
 from ragline.errors import RaglineError, TransientError
 from ragline.identity import Identity
 from services.generate.admission import Policy, Question
-from services.generate.answer import Answer
+from services.generate.answer import Answer, Outcome
 from services.generate.budget import Budget, Budgets
 from services.generate.draft import Draft
 from services.generate.model import LiteLlmModel, ModelError, ModelRejected, Usage
 from services.generate.pricing import PriceList
 from services.generate.prompts import REFUSAL, Evidence, render
-from services.generate.recording import Recorder
+from services.generate.recording import Ending, Recorder
 from services.generate.retrieval import IngestTraces, Retrieval, Retrieved
 from services.generate.spans import GenAi, describe_answer, record_citations, start_model_span
 
@@ -172,3 +172,63 @@ class Asking:
             span.set_attribute(GenAi.INPUT_TOKENS, used.prompt_tokens)
             span.set_attribute(GenAi.OUTPUT_TOKENS, used.completion_tokens)
             span.end()
+
+    async def _record(self, draft: Draft) -> Answer:
+        """Store and settle; returns the answer with the time that this took."""
+        draft.recording = True
+        usage, cost_usd = self._used(draft)
+        answer = draft.answer(
+            usage=usage,
+            cost_usd=cost_usd,
+            price_version=self._prices.version,
+            max_tokens=self._policy.max_tokens,
+        )
+        describe_answer(draft.span, answer)
+        with self._stage(draft, "store"):
+            await self._recorder.record(Ending(answer, draft.reservation, draft.sent, draft.traceparent))
+        store_ms = draft.latency_ms["store"]
+        total_ms = round(answer.latency_ms["total"] + store_ms, 3)
+        return replace(answer, latency_ms={**answer.latency_ms, "store": store_ms, "total": total_ms})
+
+    async def _record_broken_off(self, draft: Draft, outcome: Outcome, reason: str | None) -> None:
+        """Account for an answer that nobody gets; why it broke off matters more than a failure to record."""
+        if draft.reservation is None or draft.recording:
+            return
+        draft.outcome, draft.failure_reason = outcome, reason
+        with suppress(RaglineError):
+            await self._record(draft)
+
+    def _used(self, draft: Draft) -> tuple[Usage, Decimal]:
+        """Tokens and cost; unless the provider reported them: the tokens counted here, the cost of the hold."""
+        if draft.reservation is None or not draft.sent:
+            return _NOTHING_USED, Decimal(0)
+        if draft.usage is not None and draft.usage.reported:
+            return draft.usage, self._prices.cost_usd(draft.question.model, draft.usage)
+        completion_tokens = self._model.count_tokens(draft.question.model, draft.text)
+        return Usage(draft.prompt_tokens, completion_tokens, reported=False), draft.reservation.amount_usd
+
+    async def _link_to_ingest(self, answer: Answer) -> None:
+        points = [passage.point_id for passage in answer.passages if passage.cited]
+        record_citations(self._tracer, answer, await self._traces.find(answer.index_version, points))
+
+    async def _budgets_after(self, asker: Identity) -> tuple[Budget, ...]:
+        try:
+            return await self._budgets.show(asker.tenant, asker.user)
+        except TransientError as error:
+            log.warning("budgets_not_shown", error=str(error))
+            return ()
+
+    @contextmanager
+    def _stage(self, draft: Draft, name: str) -> Iterator[None]:
+        """A stage with a span of its own; nothing is yielded to the caller while it is open."""
+        with (
+            draft.timed(name),
+            self._tracer.start_as_current_span(
+                name, record_exception=False, set_status_on_exception=False
+            ) as span,
+        ):
+            try:
+                yield
+            except RaglineError as error:
+                span.set_status(Status(StatusCode.ERROR, error.reason))
+                raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.generate.prompts import Evidence
-from services.generate.question import Question, fits, is_negated
+from services.generate.question import Question, adds_to, fits, is_negated
 from services.generate.sentences import split
 from services.generate.terms import NUMBER_WORDS, stem, words
 
@@ -34,6 +34,7 @@ SUPPORT_FEATURES: Final = (
     "matched",  # log(1 + number of the question's terms in it)
     "context",  # coverage together with title, headings and the sentence before
     "broken_name",  # 1: words of one name stand apart in it; 0.5: only one of them is there
+    "entities_missing",  # as above, of the best sentence
     "negation",  # as above
     "terms",  # log(1 + number of the question's terms)
     "rank",  # as above
@@ -67,13 +68,18 @@ class Candidate:
 
 
 def find_candidates(question: Question, evidence: Sequence[Evidence]) -> list[Candidate]:
-    """Every sentence of the evidence, matched with the question's terms."""
+    """Every sentence of the evidence that says something new, matched with the question's terms."""
     matcher = _Matcher(question)
     candidates = []
     for rank, piece in enumerate(evidence):
-        heading = matcher.match(" \n".join((piece.title, *piece.heading_path))).degrees
+        heading = matcher.match(
+            words("\n".join((piece.document_id, piece.title, *piece.heading_path)))
+        ).degrees
         for index, sentence in enumerate(split(piece.text)):
-            candidates.append(Candidate(piece, rank, index, sentence, matcher.match(sentence), heading))
+            sentence_words = words(sentence)
+            if adds_to(question, sentence, sentence_words):
+                match = matcher.match(sentence_words)
+                candidates.append(Candidate(piece, rank, index, sentence, match, heading))
     return candidates
 
 
@@ -117,7 +123,10 @@ def sentence_features(
                 float(fit is False),
                 math.log(1 + candidate.rank),
                 float(candidate.index == 0),
-                sum(weights[index] * (1 - max(passage[index], candidate.heading[index])) for index in entities) / total,
+                sum(
+                    weights[index] * (1 - max(passage[index], candidate.heading[index])) for index in entities
+                )
+                / total,
                 float(question.negated and not candidate.match.negated),
             ]
         )
@@ -135,6 +144,7 @@ def support_features(
         math.log(1 + matched),
         coverage + heading + previous,
         _broken_name(question, best.match),
+        row[SENTENCE_FEATURES.index("entities_missing")],
         row[SENTENCE_FEATURES.index("negation")],
         math.log(1 + len(question.terms)),
         row[SENTENCE_FEATURES.index("rank")],
@@ -154,10 +164,9 @@ class _Matcher:
             for beginning in _beginnings(term.stem):
                 self._by_beginning.setdefault(beginning, []).append((index, term.stem))
 
-    def match(self, text: str) -> Match:
+    def match(self, text_words: Sequence[str]) -> Match:
         degrees = [0.0] * self._terms
         positions: list[list[int]] = [[] for _ in degrees]
-        text_words = words(text)
         for position, word in enumerate(text_words):
             for index, term in self._by_beginning.get(_beginning(word), ()):
                 degree = _degree(stem(word), term)

@@ -109,7 +109,7 @@ def _template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 (the prompt is no HTML; `_as_data` does the escaping)
+        autoescape=False,  # the prompt is no HTML; `_as_data` does the escaping
     )
     return environment.get_template(f"{TEMPLATE}.md")
 
@@ -151,15 +151,15 @@ def _hash(messages: tuple[dict[str, str], ...]) -> str:
 # --- making data harmless -----------------------------------------------------------------------
 
 _TAG = re.compile(
-    r"[<＜](?=\s*/?\s*(?:evidence|question|system|user|assistant|human|developer|tool|instructions?|"
+    r"[<\uff1c](?=\s*/?\s*(?:evidence|question|system|user|assistant|human|developer|tool|instructions?|"
     r"start_of_turn|end_of_turn|bos|eos|s)\b|\||<\s*/?\s*SYS\b)",
     re.IGNORECASE,
 )
 _ROLE = re.compile(
-    r"(?im)^([ \t>#*_-]*(?:system|user|assistant|human|developer|tool|instructions?)[ \t*_]*)[:：]"
+    r"(?im)^([ \t>#*_-]*(?:system|user|assistant|human|developer|tool|instructions?)[ \t*_]*)[:\uff1a]"
 )
 _BRACKETED_ROLE = re.compile(r"\[(\s*/?\s*INST\s*)\]", re.IGNORECASE)
-_CITATION = re.compile(r"\[(\d[\d,;\s–-]*)\]")
+_CITATION = re.compile(r"\[(\d[\d,;\s\u2013-]*)\]")
 _LINE_BREAK = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _JOINERS = "\u200c\u200d"
@@ -174,7 +174,7 @@ def _as_data(text: str) -> str:
             for character in text
             if unicodedata.category(character) not in ("Cf", "Cs") or character in _JOINERS
         )
-    text = _BRACKETED_ROLE.sub(r"(\1)", _TAG.sub("‹", text))
+    text = _BRACKETED_ROLE.sub(r"(\1)", _TAG.sub("\u2039", text))
     return _ROLE.sub("\\1\u2236", text)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from services.generate.terms import WORD, is_common, prior_weight, stem, words
+from services.generate.terms import STOP_WORDS, WORD, is_common, prior_weight, stem, words
 
-AnswerKind = Literal["quantity", "time", "person", "reason", "place", "other"]
+AnswerKind = Literal["quantity", "time", "person", "reason", "place", "definition", "other"]
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
@@ -20,9 +21,9 @@ _KINDS: Final[tuple[tuple[AnswerKind, re.Pattern[str]], ...]] = (
         "quantity",
         _pattern(
             r"""\bhow\ (?:many|much|long|old|far|large|big|tall|high|deep|often|fast|wide|heavy)\b
-            | \b(?:what|which)\ (?:(?:is|was|are|were)\ )?(?:the\ )?(?:\w+\ ){0,2}(?:percent|percentage|number|amount
-            |population|size|age|length|height|width|depth|distance|temperature|score|rate|proportion|fraction|limit
-            |version)\b"""
+            | \b(?:what|which)\ (?:(?:is|was|are|were)\ )?(?:the\ )?(?:\w+\ ){0,2}
+            (?:percent|percentage|number|amount|population|size|age|length|height|width|depth|distance
+            |temperature|score|rate|proportion|fraction|limit|version)\b"""
         ),
     ),
     (
@@ -35,8 +36,9 @@ _KINDS: Final[tuple[tuple[AnswerKind, re.Pattern[str]], ...]] = (
     (
         "person",
         _pattern(
-            r"""\bwho(?:m|se)?\b | \b(?:what|which)\ (?:\w+\ ){0,2}(?:person|author|president|king|queen|emperor|scientist
-            |player|actor|leader|man|woman|artist|architect|inventor|engineer|writer)\b"""
+            r"""\bwho(?:m|se)?\b
+            | \b(?:what|which)\ (?:\w+\ ){0,2}(?:person|author|president|king|queen|emperor|scientist|player
+            |actor|leader|man|woman|artist|architect|inventor|engineer|writer)\b"""
         ),
     ),
     (
@@ -48,35 +50,49 @@ _KINDS: Final[tuple[tuple[AnswerKind, re.Pattern[str]], ...]] = (
     (
         "place",
         _pattern(
-            r"""\bwhere\b | \b(?:what|which)\ (?:\w+\ ){0,2}(?:city|country|state|town|place|river|continent|region
+            r"""\bwhere\b
+            | \b(?:what|which)\ (?:\w+\ ){0,2}(?:city|country|state|town|place|river|continent|region
             |location|county|province|capital|nation|area|island)\b"""
+        ),
+    ),
+    (
+        "definition",
+        _pattern(
+            r"""^\W*what(?:['\u2019]s|\ is|\ are|\ was|\ were)\ (?:an?\ |the\ )?(?:[\w'\u2019*/.-]+\ ?){1,3}\W*$
+            | \bwhat\ (?:do|does|did)\ .+\ (?:mean|stand\ for)\b | \bdefin(?:e|ition)\b"""
         ),
     ),
 )
 """Tried in order: `how many people` asks for a quantity, not for a person."""
 
 _TIME = _pattern(
-    r"""\b(?:1\d{3}|20\d{2})s?\b | \b(?:jan|febr)uary\b | \b(?:march|april|june|july|august|october)\b | \bin\ may\b
-    | \b(?:sept|nov|dec)ember\b | \b\d{1,2}[:.]\d{2}\b | \b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b
-    | \bcentur(?:y|ies)\b | \bdecades?\b | \b\d{1,4}\ ?(?:bc|ad|bce|ce)\b
+    r"""\b(?:1\d{3}|20\d{2})s?\b | \b(?:jan|febr)uary\b | \b(?:march|april|june|july|august|october)\b
+    | \bin\ may\b | \b(?:sept|nov|dec)ember\b | \b\d{1,2}[:.]\d{2}\b
+    | \b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b | \bcentur(?:y|ies)\b | \bdecades?\b | \b\d{1,4}\ ?(?:bc|ad|bce|ce)\b
     | \b\d{1,2}[-\ ](?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\b"""
 )
 _NUMBER = _pattern(
-    r"""\d+ | \b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fifteen|twenty|thirty|forty
-    |fifty|sixty|seventy|eighty|ninety|hundreds?|thousands?|millions?|billions?|half|third|quarter|twice|dozens?|once
-    |double|couple|several|many|few)\b"""
+    r"""\d+ | \b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fifteen|twenty|thirty
+    |forty|fifty|sixty|seventy|eighty|ninety|hundreds?|thousands?|millions?|billions?|half|third|quarter|twice
+    |dozens?|double|couple|several)\b"""
 )
 _REASON = _pattern(
-    r"""\b(?:because|due\ to|since|so\ that|in\ order\ to|as\ a\ result|therefore|thus|caus\w+|reasons?|owing\ to
-    |thanks\ to|leads?\ to|led\ to|result\w*\ in|allow\w*|motivat\w+|purpose|rationale
+    r"""\b(?:because|due\ to|since|so\ that|in\ order\ to|as\ a\ result|therefore|thus|caus\w+|reasons?
+    |owing\ to|thanks\ to|leads?\ to|led\ to|result\w*\ in|allow\w*|motivat\w+|purpose|rationale
     |to\ (?:avoid|prevent|make|keep|ensure|reduce))\b"""
 )
 _PLACE = re.compile(
     r"\b(?:in|at|to|from|near|of|into|across|between|around|through|on) (?:the )?(?:\w+ )?([A-Z][\w-]+)"
 )
-_NAME = re.compile(r"\b[A-Z][\w'’-]+")
+_NAME = re.compile(r"\b[A-Z][\w'\u2019-]+")
 
-NEGATIONS: Final = frozenset("not no never none nor without cannot".split())
+_COPULA = _pattern(
+    r"""\b(?:is|are|was|were|means?|refers?\ to|denotes?|describes?|stands?\ for|defined\ as|called
+    |known\ as|consists?|allows?|provides?|serves?)\b"""
+)
+_DEFINED_WITHIN_WORDS = 10
+
+NEGATIONS: Final = frozenset({"not", "no", "never", "none", "nor", "without", "cannot"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +130,12 @@ def read_question(text: str) -> Question:
             if prior > 0:
                 terms.setdefault(stem(word), Term(stem(word), 1.0 if entity else prior, entity, position))
             position += 1
-    kind = next((kind for kind, pattern in _KINDS if pattern.search(text)), "other")
+    kind: AnswerKind = next((kind for kind, pattern in _KINDS if pattern.search(text)), "other")
     lower = frozenset(words(text))
     return Question(tuple(terms.values()), lower, kind, is_negated(lower))
 
 
-def is_negated(text_words: frozenset[str] | list[str]) -> bool:
+def is_negated(text_words: Iterable[str]) -> bool:
     """Whether words in lower case hold a negation."""
     return any(word in NEGATIONS or word.endswith("n't") for word in text_words)
 
@@ -128,6 +144,17 @@ def _is_entity(written: str, word: str, *, first: bool) -> bool:
     if written[0].isdigit() or (written.isupper() and len(written) > 1):
         return True
     return written[0].isupper() and not first and not is_common(word)
+
+
+def adds_to(question: Question, sentence: str, sentence_words: Sequence[str]) -> bool:
+    """Whether a sentence says more than the question does: two words, a number or a name.
+
+    A title such as `The Zen of Python` is no answer to who wrote it.
+    """
+    new = [word for word in sentence_words if word not in question.words and word not in STOP_WORDS]
+    if len(new) >= 2 or any(not word.isalpha() for word in new):
+        return True
+    return bool(new) and _has_new_name(question, sentence[1:])
 
 
 def fits(question: Question, sentence: str) -> bool | None:
@@ -146,6 +173,8 @@ def fits(question: Question, sentence: str) -> bool | None:
             return any(_is_new(question, place[1]) for place in _PLACE.finditer(sentence))
         case "reason":
             return bool(_REASON.search(sentence))
+        case "definition":
+            return _defines(question, sentence)
         case _:
             return None
 
@@ -161,7 +190,15 @@ def _is_new(question: Question, found: str) -> bool:
 def _has_new_name(question: Question, sentence: str) -> bool:
     """A capitalised word that is neither the question's nor merely the first of the sentence."""
     for name in _NAME.finditer(sentence):
-        opens_sentence = name.start() < 2 and all(map(is_common, words(name[0])))
-        if not opens_sentence and _is_new(question, name[0]):
+        meaningless = is_common if name.start() < 2 else STOP_WORDS.__contains__
+        if not all(map(meaningless, words(name[0]))) and _is_new(question, name[0]):
             return True
     return False
+
+
+def _defines(question: Question, sentence: str) -> bool:
+    """Whether the sentence begins with what is asked about and goes on to say what it is."""
+    verb = _COPULA.search(sentence)
+    subject = words(sentence[: verb.start()]) if verb else []
+    stems = {stem(word) for word in subject}
+    return len(subject) <= _DEFINED_WITHIN_WORDS and any(term.stem in stems for term in question.terms[-1:])

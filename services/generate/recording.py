@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 import stamina
@@ -10,7 +11,6 @@ import structlog
 
 from ragline.database import Database
 from ragline.errors import TransientError
-from ragline.faults import fault_point
 from ragline.outbox import Outbox
 from services.generate.answer import Answer
 from services.generate.answers import Answers
@@ -20,6 +20,20 @@ log = structlog.get_logger(__name__)
 
 _RECORD_FOR_S: Final = 5.0
 """How long recording may take, retries included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a question ended: its answer, and the hold that this settles.
+
+    A hold is given back only if the call was provably not `sent`. `traceparent` names the span that the
+    answer's event belongs to.
+    """
+
+    answer: Answer
+    reservation: Reservation | None
+    sent: bool
+    traceparent: str | None
 
 
 class Recorder:
@@ -32,15 +46,12 @@ class Recorder:
         self._outbox = outbox
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def record(
-        self, answer: Answer, reservation: Reservation | None, *, sent: bool, traceparent: str | None
-    ) -> None:
+    async def record(self, ending: Ending) -> None:
         """Store the answer, announce it if it was given, and settle its hold at the answer's cost.
 
-        A hold of a call that was not sent is given back. Raises TransientError when the database cannot
-        be reached in time; the hold's lease then settles it.
+        Raises TransientError when the database cannot be reached in time; the hold's lease then settles it.
         """
-        task = asyncio.create_task(self._within_bounds(answer, reservation, sent, traceparent))
+        task = asyncio.create_task(self._within_bounds(ending))
         self._under_way.add(task)
         task.add_done_callback(self._ended)
         await asyncio.shield(task)
@@ -54,14 +65,13 @@ class Recorder:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("answer_not_recorded", error=str(error))
 
-    async def _within_bounds(
-        self, answer: Answer, reservation: Reservation | None, sent: bool, traceparent: str | None
-    ) -> None:
+    async def _within_bounds(self, ending: Ending) -> None:
+        answer = ending.answer
         try:
             async with asyncio.timeout(_RECORD_FOR_S):
                 async for attempt in stamina.retry_context(on=TransientError, attempts=5, wait_initial=0.1):
                     with attempt:
-                        await self._once(answer, reservation, sent, traceparent)
+                        await self._once(ending)
         except TimeoutError as error:
             raise TransientError(f"PostgreSQL did not store the answer {answer.id} in time") from error
         self._outbox.kick()
@@ -74,14 +84,11 @@ class Recorder:
             cost_usd=str(answer.cost_usd),
         )
 
-    async def _once(
-        self, answer: Answer, reservation: Reservation | None, sent: bool, traceparent: str | None
-    ) -> None:
+    async def _once(self, ending: Ending) -> None:
         async with self._database.transaction() as connection:
-            await self._answers.add(connection, answer, traceparent=traceparent)
+            await self._answers.add(connection, ending.answer, traceparent=ending.traceparent)
             # Last, since everyone of the tenant waits for the rows that it locks until the commit.
-            if reservation is not None and sent:
-                await self._budgets.settle(reservation, answer.cost_usd, connection=connection)
-            elif reservation is not None:
-                await self._budgets.give_back(reservation, connection=connection)
-            fault_point("generate.before_commit")
+            if ending.reservation is not None and ending.sent:
+                await self._budgets.settle(ending.reservation, ending.answer.cost_usd, connection=connection)
+            elif ending.reservation is not None:
+                await self._budgets.give_back(ending.reservation, connection=connection)

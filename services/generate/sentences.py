@@ -1,7 +1,8 @@
 """Cutting a passage into the sentences that can be quoted from it.
 
 Sentences keep their characters; only white space is collapsed, so that a hard-wrapped line reads as one.
-List items, table rows and `Name: value` lines are units of their own; headings, code and rules are none.
+List items, table rows and `Name: value` lines are units of their own; headings, code, rules and
+bibliographic references are none.
 """
 
 from __future__ import annotations
@@ -9,47 +10,58 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from textwrap import dedent
 
 _FENCE = re.compile(r"\s*(```|~~~)")
-_MARKER = re.compile(r"\s*(?:[-*+•‣◦–]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+(?=\S)")
+_MARKER = re.compile(r"\s*(?:[-*+•‣◦\u2013]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+(?=\S)")
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s")
 _RULE = re.compile(r"\s*(?:([=\-~^\"'*+#._`:])\1{2,}|[|+:=\-\s]{3,})\s*$")
 _UNDERLINE = re.compile(r"([=\-~^\"'*+#])\1{2,}\s*$")
 _ROW = re.compile(r"\s*\|.*\|\s*$|.*\S(?: {3,}|\t+)\S")
 _FIELD = re.compile(r":?[A-Z][\w./-]*(?: [\w./-]+){0,2}:\s+\S")
-_INDENTED = re.compile(r"(?: {4,}|\t)\S")
-_PROSE = re.compile(r"[\"'“(*]*[A-Z].{20,}[.!?:][\"'”)]*$", re.DOTALL)
-_CODE_SIGNS = re.compile(
-    r"^\s*(?:>>>|\.\.\. |\$ |def |class |import |from \w+ import|return\b|@\w)|[=;{}]\s*$|\w\(\)|\s=\s",
-    re.MULTILINE,
+_REFERENCE = re.compile(r"\s*\[\s*[\w#*]+\s*\]_?\s.*https?://")
+_CODE_LINE = re.compile(
+    r"""\s*(?:
+        >>>|\$\ |@\w|\#|//|/\*|[)\]}]+[,;:]?\s*$
+        |(?:def|class|if|elif|else|for|while|try|except\*?|finally|with|async|match|case|struct|enum)\b
+         .*[:{]\s*(?:\#.*)?$
+        |(?:import|from|return|raise|assert|yield|print|const|let|var)\b[^.!?]*$
+        |[\w.\[\]'",*\ ]{1,60}?(?:[-+*/|&:]?=|->)\ ?\S.*[^.!?]$
+        |[\w.]+\(.*\)\s*(?:\#.*|;)?$
+        |.*[;{\\]\s*$
+    )""",
+    re.VERBOSE,
 )
 
-_CITED = r"(?:\s*\[\d[\d,\s–-]*\])*"
-_END = re.compile(rf"(?:[.!?…]+[\"'”’)\]*_]*{_CITED}(?=\s)|[。！？]+[」』”’）]*{_CITED})")
-_OPENS = re.compile(r"[\"'“‘(\[`*_<]*[^\W_a-zß-öø-ÿ]|[`_]+\w|[\"'“‘(\[]+\w")
-_NEVER_ENDS = frozenset(
-    "adm approx apr aug capt cf comdr dec dr e.g esp est feb fr gov hon i.e jan jul jun lt maj messrs mr mrs "
-    "ms mt nov oct prof rep rev sen sep sept sgt st viz vs".split()
+_CITED = r"(?:\s*\[\d[\d,\s\u2013-]*\])*"
+_END = re.compile(
+    rf"""[.!?…]+["'\u201d\u2019)\]*_]*{_CITED}(?=\s) | [。\uff01\uff1f]+[」』\u201d\u2019\uff09]*{_CITED}""",
+    re.VERBOSE,
 )
-_ENDS_UNLESS_NUMBERED = frozenset(
-    "al art ca ch col ed eds eq fig figs gen mar no nos op p par pl pp ref refs sec v vol vols".split()
+_OPENS = re.compile(r"[\"'\u201c\u2018(\[`*_<]*[^\W_a-zß-öø-ÿ]|[`_]+\w|[\"'\u201c\u2018(\[]+\w")
+_NEVER_ENDS = re.compile(
+    r"adm|approx|apr|aug|capt|cf|comdr|dec|dr|e\.g|esp|est|feb|fr|gov|hon|i\.e|jan|jul|jun|lt|maj|messrs|mrs?"
+    r"|ms|mt|nov|oct|prof|rep|rev|sen|sept?|sgt|st|viz|vs",
+    re.IGNORECASE,
 )
-_SELDOM_ENDS = re.compile(
-    r"(?:[A-Za-z]\.)*[A-Za-z]$|(?:bros|co|corp|etc|inc|jr|ltd|ph\.d|univ)$", re.IGNORECASE
+_ENDS_UNLESS_NUMBERED = re.compile(
+    r"al|art|ca|ch|col|eds?|eq|figs?|gen|mar|nos?|op|pp?|par|pl|refs?|sec|v|vols?", re.IGNORECASE
 )
-_STARTS = frozenset(
-    "a after all although an and as at both but by during each for from he her his however if in it its "
-    "many most no on one other she since so some such that the their then there these they this those "
-    "though to under until we when where while with you".split()
+_SELDOM_ENDS = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]|bros|co|corp|etc|inc|jr|ltd|ph\.d|univ", re.IGNORECASE)
+_STARTS = re.compile(
+    r"(?:a|after|all|although|an|and|as|at|both|but|by|during|each|for|from|he|her|his|however|if|in|its?|many"
+    r"|most|no|on|one|other|she|since|so|some|such|that|the|their|then|there|these|they|this|those|though|to|under|until|we|when"
+    r"|where|while|with|you)\b",
+    re.IGNORECASE,
 )
+"""After an initial or an abbreviation such as `Inc.`, a new sentence is likely only if it begins so."""
 
 
 def split(text: str) -> list[str]:
     """The quotable sentences of a passage, in reading order; none is empty."""
     sentences: list[str] = []
-    for unit in _units(dedent(text.expandtabs(4))):
-        sentences.extend(_prose_sentences(" ".join(unit.split())))
+    for unit in _units(text):
+        if not _REFERENCE.match(unit):
+            sentences.extend(_prose_sentences(" ".join(unit.split())))
     return [sentence for sentence in sentences if any(character.isalnum() for character in sentence)]
 
 
@@ -91,13 +103,8 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
 
 
 def _is_code(block: list[str]) -> bool:
-    """Whether an indented or interactive block is code rather than prose that someone indented."""
-    if block[0].lstrip().startswith(">>>"):
-        return True
-    if not all(map(_INDENTED.match, block)) or _MARKER.match(block[0]):
-        return False
-    text = "\n".join(block)
-    return bool(_CODE_SIGNS.search(text)) or not _PROSE.match(" ".join(text.split()))
+    """Whether most lines of a block look like code; indented prose does not."""
+    return 2 * sum(map(bool, map(_CODE_LINE.match, block))) >= len(block)
 
 
 def _without_headings(block: list[str]) -> list[str]:
@@ -121,7 +128,7 @@ def _prose_sentences(text: str) -> Iterator[str]:
 
 def _ends_here(text: str, start: int, match: re.Match[str]) -> bool:
     """Whether this full stop ends a sentence and not an abbreviation, an initial or a number."""
-    if match[0][0] in "。！？":
+    if match[0][0] in "。\uff01\uff1f":
         return True
     following = text[match.end() :].lstrip()
     if not _OPENS.match(following):
@@ -129,11 +136,9 @@ def _ends_here(text: str, start: int, match: re.Match[str]) -> bool:
     if not match[0].startswith(".") or match[0].startswith(".."):
         return True
     word = text[start : match.start()].rsplit(None, 1)[-1:] or [""]
-    last = word[0].lstrip("(\"'“‘[")
-    if last.lower() in _NEVER_ENDS or (last.isdigit() and match.start() - start == len(last)):
+    last = word[0].lstrip("(\"'\u201c\u2018[")
+    if _NEVER_ENDS.fullmatch(last) or (last.isdigit() and match.start() - start == len(last)):
         return False
-    if last.lower() in _ENDS_UNLESS_NUMBERED and (following[0].isdigit() or last[0].isupper()):
+    if _ENDS_UNLESS_NUMBERED.fullmatch(last) and (following[0].isdigit() or last[0].isupper()):
         return False
-    if _SELDOM_ENDS.fullmatch(last):
-        return re.sub(r"\W.*", "", following).lower() in _STARTS
-    return True
+    return not _SELDOM_ENDS.fullmatch(last) or bool(_STARTS.match(following.lstrip("\"'([")))

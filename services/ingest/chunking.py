@@ -10,7 +10,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, groupby
 from operator import attrgetter
 
 from ragline.index.identity import embedder_input
@@ -25,7 +25,8 @@ CHUNKING_VERSION = "1"
 _LEAST_FILL = 0.4
 _MOST_FILL = 1.2
 """A chunk's least and greatest size; the former of the latter, the latter of the size aimed at."""
-_CHARACTERS_PER_TOKEN = 8
+_LIKELY_CHARACTERS_PER_TOKEN = 6
+_MOST_CHARACTERS_PER_TOKEN = 8
 """Longer tokens (an endless word is one unknown token) count as several, so that no chunk is endless."""
 _PATH_SHARE = 4
 """A heading path takes at most the window divided by this."""
@@ -59,78 +60,106 @@ def cut(document: ParsedDocument, *, counter: TokenCounter, chunk_tokens: int = 
     (`ragline.index.identity.embedder_input`) never exceeds `counter.window_tokens`. Where chunks end
     depends on the text nearby alone: equal passages in two versions of a document give equal chunks.
     """
-    special_tokens = counter.count("")
     chunks: list[Chunk] = []
     for headings, blocks in groupby(document.blocks, key=attrgetter("heading_path")):
         path = _heading_path(document.title, headings, counter)
-        room = counter.window_tokens - counter.count(embedder_input(path, "")) - _SEAM_TOKENS
-        most = max(1, min(room, round(chunk_tokens * _MOST_FILL)))
-        section = _Section(tuple(blocks), counter, special_tokens, most)
-        for start, end in section.pieces():
-            chunks.extend(
-                Chunk(section.text[first:last], path, *section.place(first))
-                for first, last in _within_window(section.text, start, end, path, counter)
-            )
+        chunks.extend(_Section(path, tuple(blocks), counter, chunk_tokens).chunks())
     return tuple(chunks)
 
 
 class _Section:
-    """The blocks under one heading as one text and its units: their spans, sizes and boundaries' prices."""
+    """The blocks under one heading as one text, and its units: their spans, sizes and boundaries' prices."""
 
     def __init__(
-        self, blocks: Sequence[Block], counter: TokenCounter, special_tokens: int, most: int
+        self, path: tuple[str, ...], blocks: Sequence[Block], counter: TokenCounter, chunk_tokens: int
     ) -> None:
+        self._path = path
         self._blocks = blocks
         self._counter = counter
-        self._special_tokens = special_tokens
-        self._most = most
+        self._path_tokens = counter.count(embedder_input(path, ""))
+        room = counter.window_tokens - self._path_tokens - _SEAM_TOKENS
+        self._most = max(1, min(room, round(chunk_tokens * _MOST_FILL)))
+        joints = ["", *map(_joint, blocks, blocks[1:])]
+        parts = [joint + block.text for joint, block in zip(joints, blocks, strict=True)]
+        self._text = "".join(parts)
+        ends = accumulate(map(len, parts))
+        self._block_starts = [end - len(block.text) for end, block in zip(ends, blocks, strict=True)]
         self._units: list[Span] = []
         self._sizes: list[int] = []
         self._prices: list[int] = []
-        joints = ["", *map(_joint, blocks, blocks[1:])]
-        self.text = "".join(
-            chain.from_iterable((joint, block.text) for joint, block in zip(joints, blocks, strict=True))
-        )
-        lengths = (len(joint) + len(block.text) for joint, block in zip(joints, blocks, strict=True))
-        self._block_starts = [
-            end - len(block.text) for end, block in zip(accumulate(lengths), blocks, strict=True)
-        ]
-        for start, block, price in zip(
-            self._block_starts, blocks, [0, *map(_block_price, blocks, blocks[1:])], strict=True
-        ):
-            self._divide_block(block, start, price)
 
-    def pieces(self) -> Iterator[Span]:
-        """The spans of the section's chunks."""
+    def chunks(self) -> Iterator[Chunk]:
+        """The section's chunks, each of which the embedder can read whole."""
+        if self._fits_whole():
+            yield self._chunk(0, len(self._text))
+            return
+        for start, end in self._pieces():
+            for first, last in self._within_window(start, end):
+                yield self._chunk(first, last)
+
+    def _chunk(self, start: int, end: int) -> Chunk:
+        block = self._blocks[bisect_right(self._block_starts, start) - 1]
+        return Chunk(self._text[start:end], self._path, block.page, block.line)
+
+    def _fits_whole(self) -> bool:
+        """Whether all is one chunk, found with a single count where that is likely."""
+        if len(self._text) > self._most * _LIKELY_CHARACTERS_PER_TOKEN:
+            return False
+        tokens = self._counter.count(embedder_input(self._path, self._text))
+        return tokens <= self._counter.window_tokens and tokens - self._path_tokens <= self._most
+
+    def _pieces(self) -> Iterator[Span]:
+        """The units packed into spans of about the size aimed at."""
+        special_tokens = self._counter.count("")
+        prices = [_BETWEEN_BLOCKS, *map(_block_price, self._blocks, self._blocks[1:])]
+        for start, block, price in zip(self._block_starts, self._blocks, prices, strict=True):
+            self._divide_block(block, start, price, special_tokens)
         ranks = [self._rank(index) for index in range(len(self._units))]
         least = round(self._most * _LEAST_FILL)
         for first, end in pack(self._sizes, ranks, least=least, most=self._most):
             yield self._units[first][0], self._units[end - 1][1]
 
-    def place(self, position: int) -> tuple[int | None, int | None]:
-        """Page and line of the block at a position of the text."""
-        block = self._blocks[bisect_right(self._block_starts, position) - 1]
-        return block.page, block.line
+    def _within_window(self, start: int, end: int) -> Iterator[Span]:
+        """The span, divided near its middle for as long as the embedder could not read all of it.
+
+        Sizes are sums over units, which a tokenizer need not honour: this is the check on the real input.
+        """
+        text = self._text[start:end]
+        fits = self._counter.count(embedder_input(self._path, text)) <= self._counter.window_tokens
+        if fits or len(text) == 1:
+            yield start, end
+            return
+        half = len(text) // 2
+        middle = max(text.rfind(" ", 1, half), text.rfind("\n", 1, half)) + 1 or half
+        for first, last in ((0, middle), (middle, len(text))):
+            piece = text[first:last]
+            if piece.strip():
+                blank = len(piece) - len(piece.lstrip())
+                yield from self._within_window(start + first + blank, start + first + len(piece.rstrip()))
 
     def _rank(self, index: int) -> int:
         """What decides whether a chunk ends before this unit: the price first, then the text around it."""
         start = self._units[index][0]
         end = self._units[index - 1][1] if index else 0
-        before = self.text[max(0, end - _CONTEXT_CHARACTERS) : end]
-        after = self.text[start : start + _CONTEXT_CHARACTERS]
+        before = self._text[max(0, end - _CONTEXT_CHARACTERS) : end]
+        after = self._text[start : start + _CONTEXT_CHARACTERS]
         return self._prices[index] << 32 | zlib.crc32(f"{before}\0{after}".encode())
 
     def _unit(self, start: int, end: int, size: int, price: int) -> None:
+        if price == _AFTER_COLON and self._units and self._sizes[-1] + size <= self._most:
+            self._units[-1] = (self._units[-1][0], end)
+            self._sizes[-1] += size
+            return
         self._units.append((start, end))
         self._sizes.append(size)
         self._prices.append(price)
 
-    def _size(self, text: str) -> int:
-        return max(self._counter.count(text) - self._special_tokens, -(-len(text) // _CHARACTERS_PER_TOKEN))
+    def _size(self, text: str, special_tokens: int) -> int:
+        return max(self._counter.count(text) - special_tokens, -(-len(text) // _MOST_CHARACTERS_PER_TOKEN))
 
-    def _divide_block(self, block: Block, offset: int, price: int) -> None:
+    def _divide_block(self, block: Block, offset: int, price: int, special_tokens: int) -> None:
         """A block as one unit, or one too long for a chunk as lines or sentences, and these as tokens."""
-        size = self._size(block.text)
+        size = self._size(block.text, special_tokens)
         if size <= self._most:
             self._unit(offset, offset + len(block.text), size, price)
             return
@@ -138,21 +167,21 @@ class _Section:
         for start, end in lines(block.text) if verbatim else sentences(block.text):
             if start > 0:
                 price = _line_price(block.text, start) if verbatim else _BETWEEN_SENTENCES
-            size = self._size(block.text[start:end])
+            size = self._size(block.text[start:end], special_tokens)
             if size <= self._most:
                 self._unit(offset + start, offset + end, size, price)
             else:
                 self._divide_into_tokens(offset + start, offset + end, price)
 
     def _divide_into_tokens(self, start: int, end: int, price: int) -> None:
-        longest = self._most * _CHARACTERS_PER_TOKEN
-        for first, last in _token_spans(self.text, start, end, self._counter):
+        longest = self._most * _MOST_CHARACTERS_PER_TOKEN
+        for first, last in _token_spans(self._text, start, end, self._counter):
             for piece in range(first, last, longest):
-                shown = self.text[piece : min(piece + longest, last)].rstrip()
+                shown = self._text[piece : min(piece + longest, last)].rstrip()
                 if piece > start:
-                    price = _token_price(self.text[piece - 1])
+                    price = _token_price(self._text[piece - 1])
                 if shown:
-                    self._unit(piece, piece + len(shown), -(-len(shown) // _CHARACTERS_PER_TOKEN), price)
+                    self._unit(piece, piece + len(shown), -(-len(shown) // _MOST_CHARACTERS_PER_TOKEN), price)
 
 
 def _joint(before: Block, after: Block) -> str:
@@ -183,11 +212,17 @@ def _token_spans(text: str, start: int, end: int, counter: TokenCounter) -> Iter
         stop = min(start + _TOKENIZED_CHARACTERS, end)
         if stop < end:
             stop = max(text.rfind(" ", start, stop), text.rfind("\n", start, stop)) + 1 or stop
-        starts = sorted(
-            {start, *(start + first for first, last in counter.offsets(text[start:stop]) if last > first)}
-        )
+        tokens = counter.offsets(text[start:stop])
+        starts = sorted({start, *(_skip_space(text, start + first, stop) for first, _ in tokens)} - {stop})
         yield from zip(starts, [*starts[1:], stop], strict=True)
         start = stop
+
+
+def _skip_space(text: str, position: int, stop: int) -> int:
+    """Some tokenizers count a word's leading space to the word: a unit begins after it."""
+    while position < stop and text[position].isspace():
+        position += 1
+    return position
 
 
 def _heading_path(title: str, headings: tuple[str, ...], counter: TokenCounter) -> tuple[str, ...]:
@@ -206,24 +241,3 @@ def _heading_path(title: str, headings: tuple[str, ...], counter: TokenCounter) 
         characters = characters * 3 // 4
         ends = tuple(name if len(name) <= characters else name[:characters].rstrip() + "…" for name in ends)
     return ends
-
-
-def _within_window(
-    text: str, start: int, end: int, path: tuple[str, ...], counter: TokenCounter
-) -> Iterator[Span]:
-    """The span, divided near its middle for as long as the embedder could not read all of it.
-
-    Sizes are sums over units, which a tokenizer need not honour: this is the check on the real input.
-    """
-    if end - start == 1 or counter.count(embedder_input(path, text[start:end])) <= counter.window_tokens:
-        yield start, end
-        return
-    middle = (start + end) // 2
-    middle = max(text.rfind(" ", start + 1, middle), text.rfind("\n", start + 1, middle), start) + 1
-    if middle == start + 1:
-        middle = (start + end) // 2
-    left = len(text[start:middle].rstrip())
-    right = middle + len(text[middle:end]) - len(text[middle:end].lstrip())
-    for first, last in ((start, start + left), (right, end)):
-        if last > first:
-            yield from _within_window(text, first, last, path, counter)

@@ -38,6 +38,7 @@ _TABLE: dict[int, int | str | None] = {
     ),  # tag characters: text that a model reads and a person does not see
     **dict.fromkeys(map(ord, _SPACES + "\f\v"), " "),
 }
+_TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NEEDLESS_JOINER = re.compile(
     "(?<![\u0590-\U0001ffff])[\u200c\u200d]+|[\u200c\u200d]+(?![\u0590-\U0001ffff])"
 )
@@ -53,8 +54,9 @@ def clean(text: str) -> str:
     characters, soft hyphens, zero-width and bidirectional marks and trailing white space. Joiners stay
     where scripts and emoji need them.
     """
+    text = _TERMINAL_ESCAPE.sub("", text)
     if not text.isascii():
-        text = ftfy.fix_text(text, _FTFY)
+        text = "\n".join(line if line.isascii() else ftfy.fix_text(line, _FTFY) for line in text.split("\n"))
     text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_TABLE)
     if not text.isascii():
         text = unicodedata.normalize("NFC", _NEEDLESS_JOINER.sub("", text))

@@ -214,7 +214,6 @@ async def test_a_point_beyond_the_message_limit_is_refused_for_good(tmp_path: Pa
 async def test_every_call_has_a_deadline(tmp_path: Path) -> None:
     async with engine_process(tmp_path) as worker:
         engine = EdgeEngine(worker.address, search_timeout_s=0.1, write_timeout_s=0.1, admin_timeout_s=0.1)
-        await engine.flush()
         worker.send(signal.SIGSTOP)
         for call in (
             lambda: engine.create_generation("g1", DIMENSIONS),
@@ -232,7 +231,6 @@ async def test_every_call_has_a_deadline(tmp_path: Path) -> None:
 async def test_a_cancelled_call_ends_at_once(tmp_path: Path) -> None:
     async with engine_process(tmp_path) as worker:
         engine = EdgeEngine(worker.address)
-        await engine.flush()
         worker.send(signal.SIGSTOP)
         flush = asyncio.create_task(engine.flush())
         await asyncio.sleep(0)

@@ -107,7 +107,8 @@ def document_tree(text: str) -> nodes.document | None:
         return None
     _register_directives()
     settings = frontend.get_default_settings(Parser)
-    settings.update(_SETTINGS, frontend.OptionParser())
+    for name, value in _SETTINGS.items():
+        setattr(settings, name, value)
     tree = utils.new_document("document", settings)
     try:
         Parser().parse(text, tree)

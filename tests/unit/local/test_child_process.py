@@ -113,7 +113,7 @@ async def test_an_early_end_quotes_the_error_of_this_run(data_dir: DataDir) -> N
 
 async def test_a_full_disk_in_the_childs_log_says_what_to_do(data_dir: DataDir) -> None:
     with pytest.raises(ConfigurationError, match=r"disk full: free some space.*--data-dir"):
-        await shell(data_dir, "echo 'FATAL: could not write: No space left on device'; exit 1").run(10)
+        await shell(data_dir, "echo 'No space left on device'; echo PANIC; exit 1").run(10)
 
 
 async def test_a_program_that_cannot_be_run_is_named(data_dir: DataDir) -> None:
