@@ -3,29 +3,54 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --quiet
 
-export LITELLM_LOCAL_MODEL_COST_MAP = True
+.PHONY: help setup demo up test lint format proto asyncapi lock clean
 
 help: ## what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make .venv with the pinned packages and the `ragline` command in it
 
+demo: $(VENV)/.ready ## the main job on real documents, in under three minutes
+	@$(BIN)/python -m examples.demo
+
+up: $(VENV)/.ready ## the whole stack in the foreground; Ctrl-C stops it
+	@$(BIN)/ragline up
+
+test: $(VENV)/.ready-dev ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+
+format: $(VENV)/.ready-dev ## format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.ready-dev ## generate the gRPC stubs from proto/
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find proto -name '*.proto' | sort)
+
+lock: $(VENV)/.ready-dev ## pin anew, after a change of pyproject.toml
+	$(COMPILE) pyproject.toml --extra local --group build -o requirements.lock
+	$(COMPILE) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+clean: ## remove what the targets made (not your data in .ragline)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Ragline needs Python 3.11 or newer; this is $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11."; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the pinned packages into $(VENV) (a minute or two the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { echo "Ragline needs Python 3.11 to 3.14; this is $$($(PYTHON) --version). Name another one: make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
+	@echo "Installing the pinned packages into $(VENV); a minute or two the first time ..."
+	@$(PIP) install --no-deps --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
-
-lock: $(VENV)/.ready-dev ## pin anew (after a change of pyproject.toml)
-	$(BIN)/uv pip compile pyproject.toml --extra local --group build --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --quiet -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --group dev -c requirements.lock --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --quiet -o requirements-dev.lock
-
-proto: $(VENV)/.ready-dev ## generate the gRPC stubs from proto/
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find proto -name '*.proto' | sort)

@@ -94,7 +94,9 @@ async def documents_become_answers(demo: Demo) -> Answer:
     answers = [await demo.ask(question) for question in QUESTIONS]
     cited = all(not a.refused and any(c.cited for c in a.citations) for a in answers)
     demo.check("every answer cites its evidence", cited)
-    accounted = all(a.index_version and a.trace_id and a.cost_usd > 0 and len(a.index_fingerprint) == 64 for a in answers)
+    accounted = all(
+        a.index_version and a.trace_id and a.cost_usd > 0 and len(a.index_fingerprint) == 64 for a in answers
+    )
     demo.check("every answer names its index version, fingerprint, cost and trace", accounted)
     refused = await demo.ask("Who won the football world cup in 1998?")
     demo.check("what the documents do not cover is refused, not guessed", refused.refused)
@@ -107,7 +109,9 @@ async def a_changed_document_changes_the_answer(demo: Demo, before: Answer) -> N
     version = await demo.publish([revision])
     after = await demo.ask(QUESTION_CHANGED)
     changed = after.text != before.text and "twenty four months" in after.text
-    demo.check(f"the answer changed with the document, {before.index_version} -> {after.index_version}", changed)
+    demo.check(
+        f"the answer changed with the document, {before.index_version} -> {after.index_version}", changed
+    )
     demo.check("the answer's version holds the change", version == after.index_version)
     demo.step(f"Ask the same question at the old version {before.index_version}")
     then = await demo.ask(QUESTION_CHANGED, at=before.index_version)
@@ -120,7 +124,9 @@ async def a_deleted_document_is_not_answered_from(demo: Demo) -> None:
     before = await demo.ask(QUESTION_DELETED)
     await demo.publish([deletion_of("pep-3132.rst", OPTIONS)])
     after = await demo.ask(QUESTION_DELETED)
-    answered = not before.refused and any(c.cited and c.document_id == "pep-3132.rst" for c in before.citations)
+    answered = not before.refused and any(
+        c.cited and c.document_id == "pep-3132.rst" for c in before.citations
+    )
     demo.check("before, PEP 3132 answered the question", answered)
     gone = after.refused and all(c.document_id != "pep-3132.rst" for c in after.citations)
     demo.check("after, the question is refused", gone)
@@ -164,7 +170,9 @@ async def the_index_is_what_the_ledger_says(demo: Demo) -> None:
     try:
         call = Caller(telemetry, token=demo.session.token, deadline_s=60)
         index = indexing_pb2_grpc.IndexServiceStub(channel)
-        found = await call(index.VerifyVersion, indexing_pb2.VerifyVersionRequest(), name="IndexService/VerifyVersion")
+        found = await call(
+            index.VerifyVersion, indexing_pb2.VerifyVersionRequest(), name="IndexService/VerifyVersion"
+        )
     finally:
         await channel.close()
         telemetry.shutdown()
@@ -177,8 +185,8 @@ def _settings(data_dir: Path) -> Settings:
     os.environ["RAGLINE_GENERATE__PRICES"] = json.dumps(
         {
             "ragline/extractive": {
-                "input_usd_per_million_tokens": PRICE_USD_PER_MILLION_TOKENS,
-                "output_usd_per_million_tokens": PRICE_USD_PER_MILLION_TOKENS,
+                "input_usd_per_token": PRICE_USD_PER_MILLION_TOKENS / 1e6,
+                "output_usd_per_token": PRICE_USD_PER_MILLION_TOKENS / 1e6,
             }
         }
     )
@@ -190,11 +198,12 @@ def _settings(data_dir: Path) -> Settings:
 async def run(console: Console, data_dir: Path) -> bool:
     """The whole demo; whether everything that it shows was true."""
     session = Session(data_dir=data_dir, console=console)
-    with console.status("starting the broker, the database, the vector engine and five services"):
-        stack_context = running(_settings(data_dir))
-        stack = (await stack_context.__aenter__()).stack
-    try:
-        console.print(f"Ragline runs: gateway at {stack.settings.rpc.gateway}, Kafka at {stack.settings.bootstrap}")
+    console.print("Starting the broker, the database, the vector engine and five services ...")
+    async with running(_settings(data_dir)) as up:
+        stack = up.stack
+        console.print(
+            f"Ragline runs: gateway at {stack.settings.rpc.gateway}, Kafka at {stack.settings.bootstrap}"
+        )
         console.print(
             f"[dim]The extractive model is free; this demo prices it at ${PRICE_USD_PER_MILLION_TOKENS:g} "
             "a million tokens, so that there is something to budget.[/]"
@@ -214,9 +223,6 @@ async def run(console: Console, data_dir: Path) -> bool:
             ]
             for step in steps:
                 await step(demo)
-    finally:
-        with console.status("stopping"):
-            await stack_context.__aexit__(None, None, None)
     return all(happened for _, happened in demo.checks)
 
 

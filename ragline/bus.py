@@ -16,10 +16,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import structlog
-from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
@@ -39,7 +38,19 @@ log = structlog.get_logger(__name__)
 
 E = TypeVar("E", bound=Event)
 Handler = Callable[[Received[E]], Awaitable[object]]
-Record = ConsumerRecord[bytes, bytes]
+
+
+@runtime_checkable  # FastStream builds a Pydantic model of every handler's arguments
+class Record(Protocol):
+    """A Kafka record as aiokafka delivers it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
 
 MAX_MESSAGE_BYTES = 1_000_000
 """Apache Kafka's default limit of a message; larger facts travel in parts or by claim check."""
@@ -119,7 +130,7 @@ class Bus:
                 for message in messages
             ]
             for future in pending:
-                await future  # type: ignore[misc]
+                await future
         except (KafkaError, TimeoutError, OSError) as error:
             raise TransientError(f"publishing to Kafka failed: {error!r}") from error
 
@@ -128,7 +139,7 @@ class Bus:
         kind: type[E],
         handler: Handler[E],
         *,
-        policy: DeliveryPolicy = DeliveryPolicy(),  # noqa: B008 (frozen)
+        policy: DeliveryPolicy = DeliveryPolicy(),
     ) -> None:
         """Handle every event of this kind, at least once, in order per key, shared by the group's replicas."""
         subscription = _Subscription(self, kind, handler, policy)
@@ -285,7 +296,13 @@ class _Subscription:
                 f"pausing (last: {error})"
             )
         self._dead_letter_times.append(now)
-        log.error("record_dead_lettered", topic=record.topic, origin=_origin(record), reason=error.reason, error=str(error))
+        log.error(
+            "record_dead_lettered",
+            topic=record.topic,
+            origin=_origin(record),
+            reason=error.reason,
+            error=str(error),
+        )
         headers = {
             **_headers(record),
             **trace_headers(),
@@ -306,7 +323,9 @@ def _headers(record: Record) -> dict[str, str]:
     return {name: (value or b"").decode(errors="replace") for name, value in record.headers}
 
 
-async def _tolerant_parser(records: Any, original: Callable[[Any], Awaitable[StreamMessage[Any]]]) -> StreamMessage[Any]:
+async def _tolerant_parser(
+    records: Any, original: Callable[[Any], Awaitable[StreamMessage[Any]]]
+) -> StreamMessage[Any]:
     """FastStream decodes headers strictly: one producer's odd bytes would otherwise fail a whole batch."""
     return await original(
         tuple(

@@ -130,9 +130,13 @@ class Ragline:
         if self._own_telemetry:
             await asyncio.to_thread(self._telemetry.shutdown)
 
-    async def ask(self, question: str, *, at_version: str = "", min_version: str = "", model: str = "") -> Answer:
+    async def ask(
+        self, question: str, *, at_version: str = "", min_version: str = "", model: str = ""
+    ) -> Answer:
         """Ask and wait for the whole answer."""
-        async for step in self.ask_stream(question, at_version=at_version, min_version=min_version, model=model):
+        async for step in self.ask_stream(
+            question, at_version=at_version, min_version=min_version, model=model
+        ):
             if step.HasField("final"):
                 return Answer.of(step.final.answer)
         raise RaglineError("the gateway ended the stream without an answer", reason="STREAM_ENDED")
@@ -148,7 +152,11 @@ class Ragline:
     ) -> AsyncIterator[gateway_pb2.AskResponse]:
         """Ask and follow the steps: `retrieved` once, `token`s, `final` once. Leaving early cancels the call."""
         request = gateway_pb2.AskRequest(
-            question=question, at_version=at_version, min_version=min_version, model=model, metadata=metadata or {}
+            question=question,
+            at_version=at_version,
+            min_version=min_version,
+            model=model,
+            metadata=metadata or {},
         )
         span = self._telemetry.tracer.start_span("GatewayService/Ask", kind=SpanKind.CLIENT)
         call = self._gateway.Ask(
@@ -169,7 +177,9 @@ class Ragline:
         self, query: str, *, limit: int = 10, at_version: str = "", min_version: str = ""
     ) -> retrieve_pb2.SearchResponse:
         """The chunks that best match, at one index version."""
-        request = retrieve_pb2.SearchRequest(query=query, limit=limit, at_version=at_version, min_version=min_version)
+        request = retrieve_pb2.SearchRequest(
+            query=query, limit=limit, at_version=at_version, min_version=min_version
+        )
         response: retrieve_pb2.SearchResponse = await self._call(
             self._gateway.Search, request, name="GatewayService/Search"
         )
@@ -263,7 +273,9 @@ class Ragline:
 
     def _ingest_stub(self) -> Any:
         if self._ingest is None:
-            raise RaglineError("give the client ingest's address to publish: Ragline(..., ingest='host:50051')")
+            raise RaglineError(
+                "give the client ingest's address to publish: Ragline(..., ingest='host:50051')"
+            )
         return self._ingest
 
 

@@ -38,7 +38,9 @@ class Database:
     connection, a deadlock and a time-out are TransientError.
     """
 
-    def __init__(self, url: str, schema: str, *, pool_size: int = 8, statement_timeout_s: float = 15.0) -> None:
+    def __init__(
+        self, url: str, schema: str, *, pool_size: int = 8, statement_timeout_s: float = 15.0
+    ) -> None:
         if not re.fullmatch(r"[a-z_]+", schema):
             raise ConfigurationError(f"{schema!r} is not a schema name")
         self.url = url
@@ -113,12 +115,14 @@ def migrate(url: str, schema: str, folder: Path) -> None:
     engine = create_engine(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
     try:
         with _MIGRATING, engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"ragline.{schema}"})
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"ragline.{schema}"}
+            )
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
             connection.execute(text(f'SET LOCAL search_path = "{schema}"'))
 
             def pending(revision: Any, context: Any) -> Any:
-                return script._upgrade_revs("head", revision)  # noqa: SLF001 (Alembic's own recipe for running in code)
+                return script._upgrade_revs("head", revision)
 
             context = MigrationContext.configure(
                 connection,

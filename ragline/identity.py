@@ -81,7 +81,9 @@ class Key:
             data["tenant"], data["user"], frozenset(data["groups"]), frozenset(data["scopes"])
         )
         expires = datetime.fromisoformat(data["expires"]) if data.get("expires") else None
-        return cls(data["id"], data["secret_sha256"], identity, datetime.fromisoformat(data["created"]), expires)
+        return cls(
+            data["id"], data["secret_sha256"], identity, datetime.fromisoformat(data["created"]), expires
+        )
 
 
 @dataclass

@@ -112,7 +112,9 @@ def error_from(error: grpc.aio.AioRpcError) -> RaglineError:
             quota, retry = details.get("QuotaFailure"), details.get("RetryInfo")
             violations = tuple((v.subject, v.description) for v in quota.violations) if quota else ()
             retry_after_s = float(retry.retry_delay.seconds) if retry else None
-            return ResourceExhausted(message, reason=reason, retry_after_s=retry_after_s, violations=violations)
+            return ResourceExhausted(
+                message, reason=reason, retry_after_s=retry_after_s, violations=violations
+            )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return TransientError(message, reason="DEADLINE_EXCEEDED")
         case _:
@@ -151,15 +153,21 @@ class _Edge(grpc.aio.ServerInterceptor):
             return handler
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+                self._unary(method, handler.unary_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                self._stream(method, handler.unary_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _unary(self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _unary(
+        self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def serve(request: Any, context: Any) -> Any:
             with self._span(method, context) as span:
                 try:
@@ -171,7 +179,9 @@ class _Edge(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _stream(self, method: str, inner: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    def _stream(
+        self, method: str, inner: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
             with self._span(method, context) as span:
                 responses = inner(request, context)
@@ -188,7 +198,9 @@ class _Edge(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _span(self, method: str, context: Any) -> Any:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = {
+            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+        }
         service, _, name = method.removeprefix("/").partition("/")
         with self._telemetry.tracer.start_as_current_span(
             f"{service}/{name}",
@@ -294,7 +306,9 @@ class RpcServer:
 
     async def set_ready(self, *, ready: bool) -> None:
         """What health checks answer."""
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for service in ("", *self._services):
             await self._health.set(service, status)
 
@@ -345,7 +359,11 @@ class Caller:
         Raises the Ragline error that the server's status stands for; cancelling this cancels the call.
         """
         with self._telemetry.tracer.start_as_current_span(
-            name, kind=SpanKind.CLIENT, attributes={"rpc.system": "grpc"}, record_exception=False, set_status_on_exception=False
+            name,
+            kind=SpanKind.CLIENT,
+            attributes={"rpc.system": "grpc"},
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             metadata = (("authorization", f"Bearer {token or self._token}"), *trace_headers().items())
             try:

@@ -61,7 +61,9 @@ class Service:
         if self.prepare is not None:
             await self.prepare()
         await self.bus.start()
-        self._tasks = [asyncio.create_task(work(), name=f"{self.name}.{work.__name__}") for work in self.background]
+        self._tasks = [
+            asyncio.create_task(work(), name=f"{self.name}.{work.__name__}") for work in self.background
+        ]
         await self.server.set_ready(ready=True)
         log.info("service_ready", service=self.name, address=self.server.address)
 
@@ -141,8 +143,9 @@ async def run_until_signal(work: Coroutine[Any, Any, None]) -> None:
         await task
 
 
-async def run_service(service: Service) -> None:
-    """Start, run, and stop whatever happens."""
+async def run_service(build: Callable[[Settings], Service], settings: Settings) -> None:
+    """Build within the running loop (gRPC channels belong to one), start, run, and stop whatever happens."""
+    service = build(settings)
     try:
         await service.start()
         await service.run()
@@ -163,5 +166,5 @@ def serve(build: Callable[[Settings], Service]) -> None:
         faults.arm(settings.fault)
         asyncio.run(run_until_signal(_build_and_run(build, settings)))
     except RaglineError as error:
-        print(f"ragline: {error}", file=sys.stderr)  # noqa: T201 (the one line for whoever started it)
+        print(f"ragline: {error}", file=sys.stderr)
         raise SystemExit(2) from error

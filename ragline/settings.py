@@ -102,7 +102,8 @@ class TelemetrySettings(BaseModel):
 
     record_content: bool = Field(False, description="Put questions and texts on spans")
     trace_url: str | None = Field(
-        None, description="A link to a trace with {trace_id} in it, such as http://jaeger:16686/trace/{trace_id}"
+        None,
+        description="A link to a trace with {trace_id} in it, such as http://jaeger:16686/trace/{trace_id}",
     )
 
 
@@ -170,5 +171,7 @@ def _reveal(secret: SecretStr | None) -> str | None:
 
 def _required(value: str | None, variable: str, what: str) -> str:
     if not value:
-        raise ConfigurationError(f"{variable} is not set: it must hold {what} (`ragline up` sets it by itself)")
+        raise ConfigurationError(
+            f"{variable} is not set: it must hold {what} (`ragline up` sets it by itself)"
+        )
     return value

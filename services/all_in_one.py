@@ -29,6 +29,8 @@ BUILDERS: Final[dict[str, Callable[[Settings], Service]]] = {
     "generate": build_generate,
     "eval": build_eval,
 }
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """The whole stack, ready; `wait` returns never and raises when a part of it ends by itself."""
@@ -38,7 +40,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, processes: bool = False, durable: bool = True) -> AsyncIterator[Running]:
+async def running(
+    settings: Settings, *, processes: bool = False, durable: bool = True
+) -> AsyncIterator[Running]:
     """Run the embedded stack and the five services; everything answers when it yields.
 
     `processes` makes each service a process of its own, started again when it ends. Other commands find
@@ -65,7 +69,7 @@ async def _one_process(stack: LocalStack) -> AsyncIterator[Callable[[], Awaitabl
     configure_logging(file=handle)
     services: list[Service] = []
     try:
-        services = [await asyncio.to_thread(build, stack.settings) for build in BUILDERS.values()]
+        services = [build(stack.settings) for build in BUILDERS.values()]
         await start_together(*(service.start() for service in services))
 
         async def wait() -> None:

@@ -48,9 +48,10 @@ class EngineProcess:
         await ready
 
     def send(self, signal_number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send it a signal, unless it has ended."""
         assert self._process is not None
-        self._process.send_signal(signal_number)
+        if self._process.returncode is None:
+            self._process.send_signal(signal_number)
 
     async def kill(self) -> None:
         """End it as a crash would."""
@@ -62,7 +63,11 @@ class EngineProcess:
         assert self._process is not None
         if self._process.returncode is None:
             self.send(signal.SIGTERM)
-            await asyncio.wait_for(self._ended, _STOP_S)
+            try:
+                await asyncio.wait_for(asyncio.shield(self._ended), _STOP_S)
+            except TimeoutError:
+                await self.kill()
+                raise AssertionError("the engine worker did not end after SIGTERM") from None
         code = self._process.returncode
         assert code is not None
         return code

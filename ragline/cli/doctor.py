@@ -57,7 +57,9 @@ def doctor(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
         )
     else:
         for finding in findings:
-            mark = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}[finding.state]
+            mark = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}[
+                finding.state
+            ]
             session.console.print(f"{mark} {finding.check}: {finding.detail}")
             if finding.mend:
                 session.console.print(f"        -> {finding.mend}")
@@ -77,7 +79,12 @@ async def _examine(session: Session) -> list[Finding]:
     findings.append(_key(session))
     checks: list[tuple[str, str | None, Callable[[str], Awaitable[None]], str]] = [
         ("Kafka", settings.bus.bootstrap, _kafka, "RAGLINE_BUS__BOOTSTRAP"),
-        ("PostgreSQL", settings.database.url and settings.database_url, _postgres, "RAGLINE_DATABASE__URL"),
+        (
+            "PostgreSQL",
+            settings.database_url if settings.database.url else None,
+            _postgres,
+            "RAGLINE_DATABASE__URL",
+        ),
         ("vector engine", settings.engine.url, _qdrant, "RAGLINE_ENGINE__URL"),
     ]
     for name, address, probe, variable in checks:
@@ -100,7 +107,10 @@ def _packages() -> list[Finding]:
     missing = [what for package, what in PACKAGES.items() if importlib.util.find_spec(package) is None]
     if not missing:
         return [Finding("packages", "ok", "all services and the embedded stack are installed")]
-    return [Finding("packages", "warning", f"missing: {what}", "make setup, or pip install 'ragline[local]'") for what in missing]
+    return [
+        Finding("packages", "warning", f"missing: {what}", "make setup, or pip install 'ragline[local]'")
+        for what in missing
+    ]
 
 
 def _disk(session: Session) -> Finding:
@@ -118,7 +128,11 @@ def _key(session: Session) -> Finding:
         identity = KeyFile(session.settings.keys_path).verify(session.token)
     except RaglineError as error:
         return Finding("key", "warning", str(error), "ragline key create --user NAME, then set RAGLINE_TOKEN")
-    return Finding("key", "ok", f"user {identity.user} of tenant {identity.tenant}, scopes {' '.join(sorted(identity.scopes))}")
+    return Finding(
+        "key",
+        "ok",
+        f"user {identity.user} of tenant {identity.tenant}, scopes {' '.join(sorted(identity.scopes))}",
+    )
 
 
 async def _probe(name: str, address: str, probe: Callable[[str], Awaitable[None]], mend: str) -> Finding:
@@ -127,8 +141,12 @@ async def _probe(name: str, address: str, probe: Callable[[str], Awaitable[None]
         async with asyncio.timeout(5):
             await probe(address)
     except (RaglineError, OSError, TimeoutError, grpc.aio.AioRpcError) as error:
-        reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error) or "no answer in 5 s"
-        return Finding(name, "error", f"{shown}: {(reason or '').splitlines()[0][:200]}", mend)
+        reason = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
+        if "refused" in reason.lower():
+            reason = "nothing listens there"
+        return Finding(
+            name, "error", f"{shown}: {(reason or 'no answer in 5 s').splitlines()[0][:200]}", mend
+        )
     return Finding(name, "ok", shown)
 
 

@@ -37,7 +37,10 @@ def status(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
         table.add_row("oldest version", f"{answer.generation}@{answer.horizon}")
         table.add_row("last commit", _when(answer.last_commit_unix_s))
         table.add_row("commits", f"{answer.pending_commits} pending, {answer.aborted_sequences} aborted")
-        table.add_row("embedder", f"{answer.embedder} ({answer.dimensions} dimensions), {answer.cached_vectors} vectors cached")
+        table.add_row(
+            "embedder",
+            f"{answer.embedder} ({answer.dimensions} dimensions), {answer.cached_vectors} vectors cached",
+        )
         session.console.print(table)
 
     session.run(_with_index(session, work))
@@ -53,7 +56,9 @@ def log(
     session = Session(as_json, data_dir)
 
     async def work(index: Any, call: Caller) -> None:
-        answer = await call(index.ListCommits, pb.ListCommitsRequest(limit=limit), name="IndexService/ListCommits")
+        answer = await call(
+            index.ListCommits, pb.ListCommitsRequest(limit=limit), name="IndexService/ListCommits"
+        )
         if as_json:
             session.emit(_json(answer))
             return
@@ -72,7 +77,9 @@ def log(
 
 @app.command("verify")
 def verify(
-    at: Annotated[str, typer.Option("--at", help="The version to verify, such as g1@42; default the newest.")] = "",
+    at: Annotated[
+        str, typer.Option("--at", help="The version to verify, such as g1@42; default the newest.")
+    ] = "",
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:

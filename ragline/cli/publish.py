@@ -45,7 +45,9 @@ def publish(
     tenant: Annotated[str, typer.Option(help="The tenant that owns the documents.")] = "default",
     source: Annotated[str, typer.Option(help="Who publishes; a source may be bound to tenants.")] = "cli",
     prefix: Annotated[str, typer.Option(help="Put before each document id.")] = "",
-    acl: Annotated[list[str] | None, typer.Option(help="A group that may read (repeat it); none: all of the tenant.")] = None,
+    acl: Annotated[
+        list[str] | None, typer.Option(help="A group that may read (repeat it); none: all of the tenant.")
+    ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete these documents instead.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the documents are searchable.")] = True,
     timeout_s: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 600.0,
@@ -66,7 +68,9 @@ async def _publish(
         raise InvalidArgument("path", "holds no file that can be read")
     async with publisher(session) as publish_events:
         await publish_events(events)
-        result = await wait_until_searchable(session, events, timeout_s=timeout_s) if wait else PublishResult()
+        result = (
+            await wait_until_searchable(session, events, timeout_s=timeout_s) if wait else PublishResult()
+        )
     _report(session, len(events), unreadable, result, waited=wait)
     if unreadable or result.rejected:
         raise typer.Exit(1)
@@ -136,7 +140,9 @@ async def wait_until_searchable(
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                Ragline(session.settings.rpc.gateway, session.token, ingest=session.settings.rpc.ingest) as client,
+                Ragline(
+                    session.settings.rpc.gateway, session.token, ingest=session.settings.rpc.ingest
+                ) as client,
             ):
                 await asyncio.gather(*(follow(client, event) for event in events))
         except TimeoutError as error:
@@ -162,7 +168,9 @@ def _progress(session: Session) -> Progress:
     )
 
 
-def _report(session: Session, published: int, unreadable: list[str], result: PublishResult, *, waited: bool) -> None:
+def _report(
+    session: Session, published: int, unreadable: list[str], result: PublishResult, *, waited: bool
+) -> None:
     rejected = result.rejected or []
     if session.as_json:
         session.emit(

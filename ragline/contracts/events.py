@@ -24,12 +24,14 @@ DocumentId = Annotated[str, StringConstraints(min_length=1, max_length=512, patt
 Group = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^*\x00-\x1f\x7f]+$")]
 Revision = Annotated[int, Field(ge=0, lt=2**63)]
 Scalar = str | bool | int | float
+_CONTRACT = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False)
+"""Unknown fields are ignored, so that a contract can grow; NaN and infinity are refused, for JSON has neither."""
 
 
 class Event(BaseModel):
     """The base of all events; a subclass names its topic, producer and consumers."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONTRACT
 
     topic: ClassVar[str]
     producer: ClassVar[str]
@@ -70,6 +72,7 @@ class DocumentChanged(AboutDocument):
     uri: Annotated[str, StringConstraints(max_length=2048)] = ""
     title: Annotated[str, StringConstraints(max_length=512)] | None = None
     content: str | None = None
+    """The document itself, at most 512 KiB of UTF-8; an upsert carries either this or `content_ref`."""
     content_ref: str | None = None
     """A claim check: where to fetch content that is too large to travel inline."""
     content_type: str | None = None
@@ -89,7 +92,7 @@ class DocumentChanged(AboutDocument):
 class ManifestEntry(BaseModel):
     """One chunk of a document version, in order; `text` travels only when it is new."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONTRACT
 
     chunk_id: str
     content_hash: str
@@ -130,7 +133,7 @@ class ChunksReady(AboutDocument):
 class CommittedDocument(BaseModel):
     """One document's part of a commit."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONTRACT
 
     tenant: str
     document_id: str
@@ -150,7 +153,7 @@ class IndexCommitted(Event):
 
     topic = "ragline.index.committed.v1"
     producer = "embed"
-    consumers = ("ingest", "eval")
+    consumers = ("ingest",)
 
     generation: str
     sequence: int
@@ -165,7 +168,7 @@ class IndexCommitted(Event):
 class GenerationState(BaseModel):
     """What a reader must know of one generation."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONTRACT
 
     watermark: int
     fingerprint: str
@@ -210,7 +213,7 @@ class DocumentStatus(AboutDocument):
 class EvidenceRef(BaseModel):
     """One numbered piece of evidence of an answer, without its text."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONTRACT
 
     number: int
     document_id: str
@@ -253,7 +256,7 @@ class AnswerProduced(Event):
 class Score(BaseModel):
     """One judgement of an answer: a value in [0, 1], how it was made, and why, in words."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONTRACT
 
     name: str
     value: float | None = None

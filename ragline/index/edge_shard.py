@@ -34,6 +34,7 @@ from ragline.index.versions import View
 
 _FACTS: Final = "generation.json"
 _SHARD: Final = "shard"
+_UNFINISHED: Final = ".unfinished"
 
 
 @contextmanager
@@ -64,7 +65,7 @@ class EdgeShard:
     @classmethod
     def create(cls, folder: Path, dimensions: int) -> EdgeShard:
         """Make the folder, all or nothing: it gets its name once its indexes are on disk."""
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        unfinished = _unfinished(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         with _engine_errors(f"create {folder.name}"):
@@ -149,10 +150,10 @@ class EdgeShard:
             self._shard.close()
 
     def drop(self) -> None:
-        """Remove the folder; a crash in the middle leaves only a hidden one that the next start removes."""
+        """Remove the folder; what a crash in the middle leaves is for `remove_unfinished`."""
         with _engine_errors("close"):
             self._shard.close()
-        doomed = self._folder.with_name(f".{self._folder.name}.unfinished")
+        doomed = _unfinished(self._folder)
         shutil.rmtree(doomed, ignore_errors=True)
         self._folder.rename(doomed)
         shutil.rmtree(doomed)
@@ -210,6 +211,16 @@ class EdgeShard:
             )
         points = [stored_point(_uuid(record.id), record.payload or {}) for record in records]
         return points, None if following is None else _uuid(following)
+
+
+def remove_unfinished(root: Path) -> None:
+    """Clear away what a crash left of a generation in the making, or in the dropping."""
+    for folder in root.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(folder)
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}{_UNFINISHED}")
 
 
 def _configuration(dimensions: int) -> edge.EdgeConfig:

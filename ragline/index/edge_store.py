@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from ragline.errors import FailedPrecondition, InvalidArgument, NotFound, TransientError
-from ragline.index.edge_shard import EdgeShard
+from ragline.index.edge_shard import EdgeShard, remove_unfinished
 from ragline.index.points import checked_generation
 
 log = structlog.get_logger(__name__)
@@ -28,6 +28,7 @@ class EdgeStore:
         self._write_lock = threading.Lock()
         self._unvacuumed = False
         self._last_request_s = time.monotonic()
+        remove_unfinished(root)
         self._shards = {
             folder.name: EdgeShard.load(folder)
             for folder in sorted(root.iterdir())

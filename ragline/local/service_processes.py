@@ -77,7 +77,6 @@ async def service_processes(stack: LocalStack) -> AsyncIterator[Callable[[], Awa
 
 def service_process(stack: LocalStack, name: str, *, fault: str | None = None) -> ChildProcess:
     """A service as a process of its own, on the stack's addresses; `fault` is for crash tests alone."""
-    armed = {"RAGLINE_FAULT": fault} if fault else {}
     return ChildProcess(
         name,
         [sys.executable, "-m", f"services.{name}"],

@@ -22,8 +22,8 @@ from ragline.index.engine import WHOLE_TENANT, NewPoint, VectorEngine
 from ragline.index.versions import IndexVersion
 from ragline.telemetry import Attribute, Telemetry, span_context, trace_headers
 from services.embed.ledger import LEASE_S, Abort, Commit, Conflict, Ledger
-from services.embed.versions import Change
 from services.embed.vectors import ChunkVector
+from services.embed.versions import Change
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,9 @@ class _Waiting:
 class Committer:
     """Turns prepared changes into commits of one generation, and undoes abandoned ones."""
 
-    def __init__(self, ledger: Ledger, engine: VectorEngine, telemetry: Telemetry, *, write_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, ledger: Ledger, engine: VectorEngine, telemetry: Telemetry, *, write_timeout_s: float = 30.0
+    ) -> None:
         self._ledger = ledger
         self._engine = engine
         self._telemetry = telemetry
@@ -123,7 +125,9 @@ class Committer:
 
     async def _commit_group(self, generation: str, group: list[_Waiting]) -> None:
         """One commit for the group; a document in conflict is failed alone and the rest tried again."""
-        links = [Link(context) for waiting in group if (context := span_context(waiting.prepared.traceparent))]
+        links = [
+            Link(context) for waiting in group if (context := span_context(waiting.prepared.traceparent))
+        ]
         with self._telemetry.tracer.start_as_current_span("commit", links=links) as span:
             try:
                 commit = await self._begin(generation, group)
@@ -160,7 +164,9 @@ class Committer:
                 await self._write(commit, [waiting.prepared for waiting in group])
                 fault_point("commit.before_complete")
                 if not await self._ledger.complete(commit):
-                    raise TransientError(f"commit {commit.generation}@{commit.sequence} was taken over by another writer")
+                    raise TransientError(
+                        f"commit {commit.generation}@{commit.sequence} was taken over by another writer"
+                    )
                 fault_point("commit.after_complete")
         except (RaglineError, TimeoutError, asyncio.CancelledError) as error:
             await asyncio.shield(self._abort_own(commit))
@@ -179,7 +185,9 @@ class Committer:
         for part in prepared:
             if part.change.access_changed:
                 event = part.change.event
-                await self._engine.set_groups(commit.generation, event.tenant, event.document_id, part.change.groups)
+                await self._engine.set_groups(
+                    commit.generation, event.tenant, event.document_id, part.change.groups
+                )
         found = await self._engine.count_opened(commit.generation, commit.sequence)
         if found != len(points):
             raise TransientError(
@@ -211,7 +219,9 @@ class Committer:
                 fault_point("abort.after_begin")
                 await self._undo(abort)
         except RaglineError as error:
-            log.warning("abort_left_to_the_reaper", version=f"{commit.generation}@{commit.sequence}", error=str(error))
+            log.warning(
+                "abort_left_to_the_reaper", version=f"{commit.generation}@{commit.sequence}", error=str(error)
+            )
 
     async def _undo(self, abort: Abort) -> None:
         async with asyncio.timeout(self._write_timeout_s), self._lease(abort):

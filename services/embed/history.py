@@ -141,7 +141,8 @@ class History:
 
     async def _aborted(self, generation: str) -> frozenset[int]:
         rows = await self._database.fetch(
-            "SELECT sequence FROM index_commit WHERE generation = %s AND state IN ('aborting', 'aborted')", (generation,)
+            "SELECT sequence FROM index_commit WHERE generation = %s AND state IN ('aborting', 'aborted')",
+            (generation,),
         )
         return frozenset(row["sequence"] for row in rows)
 
@@ -161,4 +162,6 @@ class History:
 def _unaltered(point: StoredPoint, wanted: tuple[str, str, str]) -> bool:
     payload = point.payload
     text_hash = content_hash(embedder_input(payload.heading_path, payload.text))
-    return (payload.chunk_id, payload.content_hash, payload.metadata_hash) == wanted and text_hash == wanted[1]
+    return (payload.chunk_id, payload.content_hash, payload.metadata_hash) == wanted and text_hash == wanted[
+        1
+    ]

@@ -120,7 +120,12 @@ class Ledger:
     # --- step 2 of the protocol ---------------------------------------------------------------------
 
     async def begin(
-        self, generation: str, changes: Sequence[Change], *, traceparents: Sequence[str | None], traceparent: str | None
+        self,
+        generation: str,
+        changes: Sequence[Change],
+        *,
+        traceparents: Sequence[str | None],
+        traceparent: str | None,
     ) -> Commit:
         """Take a sequence and insert the commit as pending, with its points and closures, in one transaction.
 
@@ -301,7 +306,9 @@ class Ledger:
             if cursor.rowcount == 0:
                 return False
             await connection.execute("DELETE FROM point WHERE generation = %s AND valid_from = %s", key)
-            await connection.execute("UPDATE point SET valid_to = NULL WHERE generation = %s AND valid_to = %s", key)
+            await connection.execute(
+                "UPDATE point SET valid_to = NULL WHERE generation = %s AND valid_to = %s", key
+            )
             await connection.execute(
                 "UPDATE document_version SET unresolved = false WHERE generation = %s AND sequence = %s", key
             )
@@ -337,7 +344,9 @@ class Ledger:
         )
         passed = await cursor.fetchall()
         if passed:
-            cursor = await connection.execute("SELECT fingerprint FROM generation WHERE generation = %s", (generation,))
+            cursor = await connection.execute(
+                "SELECT fingerprint FROM generation WHERE generation = %s", (generation,)
+            )
             row = await cursor.fetchone()
             fingerprint = Fingerprint.parse(row["fingerprint"]) if row else Fingerprint()
             for commit in passed:
@@ -392,7 +401,8 @@ async def _lock_generation(connection: Connection, generation: str) -> None:
 
 async def _aborted(connection: Connection, generation: str) -> frozenset[int]:
     cursor = await connection.execute(
-        "SELECT sequence FROM index_commit WHERE generation = %s AND state IN ('aborting', 'aborted')", (generation,)
+        "SELECT sequence FROM index_commit WHERE generation = %s AND state IN ('aborting', 'aborted')",
+        (generation,),
     )
     return frozenset(row["sequence"] for row in await cursor.fetchall())
 

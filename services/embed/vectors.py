@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ragline.contracts.events import Scalar
 from ragline.database import Database
 from ragline.index.engine import NewPoint, Payload, SparseVector
 from ragline.index.identity import embedder_input
@@ -57,14 +56,9 @@ class ChunkVector:
             title=event.title,
             uri=event.uri,
             groups=change.groups,
-            metadata={name: _as_keyword(value) for name, value in event.metadata.items()},
+            metadata=event.metadata,
         )
         return NewPoint(point_id, self.dense, self.sparse, payload)
-
-
-def _as_keyword(value: Scalar) -> str:
-    """Metadata is matched exactly, as text; booleans as JSON spells them."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(slots=True)
@@ -110,14 +104,18 @@ class VectorCache:
                 requests.append(self._queue.get_nowait())
                 size += len(requests[-1].chunks)
             try:
-                vectors = await self._embed_and_store([chunk for request in requests for chunk in request.chunks])
+                vectors = await self._embed_and_store(
+                    [chunk for request in requests for chunk in request.chunks]
+                )
                 for request in requests:
                     if not request.done.done():
                         request.done.set_result(vectors)
             except BaseException as error:
                 for request in requests:
                     if not request.done.done():
-                        request.done.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+                        request.done.set_exception(
+                            error if isinstance(error, Exception) else asyncio.CancelledError()
+                        )
                 if not isinstance(error, Exception):
                     raise
 
@@ -139,7 +137,10 @@ class VectorCache:
         async with self._database.transaction() as connection, connection.cursor() as cursor:
             await cursor.executemany(
                 "INSERT INTO embedding (model, content_hash, vector) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                [(self._embedder.name, name, vector.astype("<f4").tobytes()) for name, vector in sorted(vectors.items())],
+                [
+                    (self._embedder.name, name, vector.astype("<f4").tobytes())
+                    for name, vector in sorted(vectors.items())
+                ],
             )
 
 
@@ -158,7 +159,9 @@ class ChunkEncoder:
         if missing:
             vectors.update(await self._cache.embed(list(missing.values())))
         encoded = tuple(
-            ChunkVector(chunk_id, chunk, vectors[chunk.content_hash], self._sparse.document(chunk.embedder_input))
+            ChunkVector(
+                chunk_id, chunk, vectors[chunk.content_hash], self._sparse.document(chunk.embedder_input)
+            )
             for chunk_id, chunk in chunks
         )
         return encoded, len(missing)

@@ -17,8 +17,6 @@ from services.generate.answers import Answers
 from services.generate.asking import Asking
 from services.generate.budget import Budgets
 from services.generate.handlers import EvaluationHandler
-from services.generate.model import LiteLlmModel
-from services.generate.pricing import PriceList
 from services.generate.recording import Recorder
 from services.generate.retrieval import IngestTraces, Retrieval
 from services.generate.servicer import SCOPES, GatewayServicer
@@ -45,7 +43,7 @@ def build(settings: Settings) -> Service:
     retrieve = open_channel(settings.rpc.retrieve, max_message_mb=settings.rpc.max_message_mb)
     indexing = open_channel(settings.rpc.indexing, max_message_mb=settings.rpc.max_message_mb)
     retrieval = Retrieval(caller, retrieve, deadline_s=settings.rpc.deadline_s)
-    model = LiteLlmModel()
+    model = own.language_model()
     asking = Asking(
         policy=own.policy(),
         retrieval=retrieval,

@@ -34,6 +34,10 @@ from services.generate.spans import GenAi, describe_answer, record_citations, st
 
 log = structlog.get_logger(__name__)
 
+_TOKENS_AROUND_A_MESSAGE: Final = 8
+"""What a chat format adds to a message's own tokens, at most."""
+_CHARACTERS_OF_A_TOKEN: Final = 16
+"""More than any tokenizer's average: text beyond this a token was not limited as it was asked to be."""
 _NOTHING_USED: Final = Usage(prompt_tokens=0, completion_tokens=0, reported=True)
 
 
@@ -124,7 +128,10 @@ class Asking:
                 token_budget=self._policy.prompt_tokens,
                 count_tokens=lambda text: self._model.count_tokens(model, text),
             )
-            draft.prompt_tokens = self._count_prompt_tokens(draft)
+            draft.prompt_tokens = sum(
+                self._model.count_tokens(model, message["content"]) + _TOKENS_AROUND_A_MESSAGE
+                for message in draft.prompt.messages
+            )
         with self._stage(draft, "reserve"):
             worst_case_usd = self._prices.worst_case_usd(model, draft.prompt_tokens, self._policy.max_tokens)
             draft.reservation = await self._budgets.reserve(
@@ -154,11 +161,15 @@ class Asking:
                     if chunk.finish_reason is not None:
                         span.set_attribute(GenAi.FINISH_REASONS, [chunk.finish_reason])
                         draft.outcome = "cut" if chunk.finish_reason == "length" else "complete"
-                    if chunk.text:
+                    # PostgreSQL cannot store NUL.
+                    if text := chunk.text.replace("\x00", ""):
                         if not draft.text:
                             draft.mark("first_token", began)
-                        draft.text += chunk.text
-                        yield chunk.text
+                        draft.text += text
+                        yield text
+                    if len(draft.text) > self._policy.max_tokens * _CHARACTERS_OF_A_TOKEN:
+                        draft.outcome = "cut"
+                        break
         except (ModelError, ModelRejected) as error:
             draft.sent = error.sent
             span.set_status(Status(StatusCode.ERROR, error.reason))
@@ -180,7 +191,7 @@ class Asking:
         answer = draft.answer(
             usage=usage,
             cost_usd=cost_usd,
-            price_version=self._prices.version,
+            price_version=self._prices.price(draft.question.model).version,
             max_tokens=self._policy.max_tokens,
         )
         describe_answer(draft.span, answer)
@@ -199,7 +210,7 @@ class Asking:
             await self._record(draft)
 
     def _used(self, draft: Draft) -> tuple[Usage, Decimal]:
-        """Tokens and cost; unless the provider reported them: the tokens counted here, the cost of the hold."""
+        """Tokens and cost; where the provider reported none, the tokens counted here at the hold."""
         if draft.reservation is None or not draft.sent:
             return _NOTHING_USED, Decimal(0)
         if draft.usage is not None and draft.usage.reported:

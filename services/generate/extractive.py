@@ -78,9 +78,7 @@ def parameters() -> Parameters:
     )
 
 
-def answer(
-    question: str, evidence: Sequence[Evidence], *, calibration: Parameters | None = None
-) -> ExtractiveAnswer:
+def answer(question: str, evidence: Sequence[Evidence], *, calibration: Parameters | None = None) -> ExtractiveAnswer:
     """Answer from the evidence, best first, or refuse.
 
     `calibration` replaces the parameters that ship with the service.
@@ -97,9 +95,7 @@ def answer(
     score = _sigmoid(used.intercept + _dot(support, used.support))
     if score < used.threshold:
         return ExtractiveAnswer(REFUSAL, True, score, ())
-    quotes = tuple(
-        Quote(candidate.evidence.number, candidate.text) for candidate in _chosen(candidates, scores, used)
-    )
+    quotes = tuple(Quote(candidate.evidence.number, candidate.text) for candidate in _chosen(candidates, scores, used))
     text = " ".join(f"{quote.text} [{quote.number}]" for quote in quotes)
     return ExtractiveAnswer(text, False, score, quotes)
 
@@ -107,6 +103,14 @@ def answer(
 def count_tokens(text: str) -> int:
     """The extractive model's own tokens: words and punctuation marks."""
     return len(_TOKEN.findall(text))
+
+
+def cut_to_tokens(text: str, limit: int) -> str:
+    """The beginning of a text that has at most `limit` of these tokens."""
+    for number, token in enumerate(_TOKEN.finditer(text)):
+        if number == limit:
+            return text[: token.start()].rstrip()
+    return text
 
 
 def _chosen(candidates: Sequence[Candidate], scores: Sequence[float], used: Parameters) -> list[Candidate]:

@@ -58,7 +58,8 @@ _KINDS: Final[tuple[tuple[AnswerKind, re.Pattern[str]], ...]] = (
     (
         "definition",
         _pattern(
-            r"""^\W*what(?:['\u2019]s|\ is|\ are|\ was|\ were)\ (?:an?\ |the\ )?(?:[\w'\u2019*/.-]+\ ?){1,3}\W*$
+            r"""^\W*what(?:['\u2019]s|\ is|\ are|\ was|\ were)\ (?:an?\ |the\ )?
+            (?:[\w'\u2019*/.-]+\ ?){1,3}\W*$
             | \bwhat\ (?:do|does|did)\ .+\ (?:mean|stand\ for)\b | \bdefin(?:e|ition)\b"""
         ),
     ),
@@ -68,7 +69,8 @@ _KINDS: Final[tuple[tuple[AnswerKind, re.Pattern[str]], ...]] = (
 _TIME = _pattern(
     r"""\b(?:1\d{3}|20\d{2})s?\b | \b(?:jan|febr)uary\b | \b(?:march|april|june|july|august|october)\b
     | \bin\ may\b | \b(?:sept|nov|dec)ember\b | \b\d{1,2}[:.]\d{2}\b
-    | \b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b | \bcentur(?:y|ies)\b | \bdecades?\b | \b\d{1,4}\ ?(?:bc|ad|bce|ce)\b
+    | \b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b | \bcentur(?:y|ies)\b | \bdecades?\b
+    | \b\d{1,4}\ ?(?:bc|ad|bce|ce)\b
     | \b\d{1,2}[-\ ](?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\b"""
 )
 _NUMBER = _pattern(

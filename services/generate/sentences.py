@@ -34,7 +34,7 @@ _CODE_LINE = re.compile(
 
 _CITED = r"(?:\s*\[\d[\d,\s\u2013-]*\])*"
 _END = re.compile(
-    rf"""[.!?…]+["'\u201d\u2019)\]*_]*{_CITED}(?=\s) | [。\uff01\uff1f]+[」』\u201d\u2019\uff09]*{_CITED}""",
+    rf"""[.!?…]+["'\u201d\u2019)\]*_]*{_CITED}(?=\s|\Z) | [。\uff01\uff1f]+[」』\u201d\u2019\uff09]*{_CITED}""",
     re.VERBOSE,
 )
 _OPENS = re.compile(r"[\"'\u201c\u2018(\[`*_<]*[^\W_a-zß-öø-ÿ]|[`_]+\w|[\"'\u201c\u2018(\[]+\w")

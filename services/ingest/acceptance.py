@@ -168,4 +168,3 @@ def _newest_access(current: Registered | None, event: DocumentChanged) -> tuple[
     if current is not None and acl_revision < current.acl_revision:
         return current.acl, current.acl_revision
     return event.acl, acl_revision
-

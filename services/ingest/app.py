@@ -36,7 +36,12 @@ def build(settings: Settings) -> Service:
     embedder = settings.models.embedder
     cutter = Cutter(load_token_counter(embedder), chunk_tokens=own.chunk_tokens, embedder=embedder)
     changes = Changes(
-        database=database, registry=registry, outbox=outbox, cutter=cutter, sources=own.sources, telemetry=telemetry
+        database=database,
+        registry=registry,
+        outbox=outbox,
+        cutter=cutter,
+        sources=own.sources,
+        telemetry=telemetry,
     )
     index = open_channel(settings.rpc.indexing, max_message_mb=settings.rpc.max_message_mb)
     searchability = Searchability(

@@ -39,7 +39,12 @@ class Cutter:
                 "content_ref is not fetched by this version: send the content inline (at most 512 KB)",
                 reason="CONTENT_REF_UNSUPPORTED",
             )
-        parsed = parse(event.content, content_type=event.content_type, uri=event.uri or event.document_id, title=event.title)
+        parsed = parse(
+            event.content,
+            content_type=event.content_type,
+            uri=event.uri or event.document_id,
+            title=event.title,
+        )
         occurrences: Counter[str] = Counter()
         entries = []
         for ordinal, chunk in enumerate(cut(parsed, counter=self._counter, chunk_tokens=self._chunk_tokens)):

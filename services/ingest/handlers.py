@@ -80,7 +80,9 @@ class Changes:
             try:
                 outcome = await self._accept(event)
             except PermanentError as error:
-                await self._registry.reject(event.tenant, event.document_id, event.revision, event.source, str(error))
+                await self._registry.reject(
+                    event.tenant, event.document_id, event.revision, event.source, str(error)
+                )
                 raise
             span.set_attribute(Attribute.DOCUMENT_VERSION, outcome.document_version)
             span.set_attribute(Attribute.OUTCOME, outcome.reason or "accepted")
@@ -106,15 +108,24 @@ class Changes:
                 )  # fmt: skip
                 outcome = Outcome(version, changed=False, reason=f"{decision.status}: {decision.reason}")
             else:
-                accepted = decision if cut is None else replace(decision, title=cut.title, manifest=cut.manifest)
+                accepted = (
+                    decision if cut is None else replace(decision, title=cut.title, manifest=cut.manifest)
+                )
                 changed_at = await self._registry.store(connection, accepted, announced=True)
-                known = frozenset(entry.content_hash for entry in current.manifest) if current else frozenset()
+                known = (
+                    frozenset(entry.content_hash for entry in current.manifest) if current else frozenset()
+                )
                 await self._registry.announce(
                     connection, accepted, changed_at=changed_at, known=known, pipeline=self._cutter.pipeline
                 )
                 outcome = Outcome(accepted.document_version, changed=True)
         self._outbox.kick()
-        log.info("document_accepted", document_id=event.document_id, version=outcome.document_version, reason=outcome.reason)
+        log.info(
+            "document_accepted",
+            document_id=event.document_id,
+            version=outcome.document_version,
+            reason=outcome.reason,
+        )
         return outcome
 
     def _check_source(self, event: DocumentChanged) -> None:
@@ -182,7 +193,9 @@ class Searchability:
         response = await self._caller(
             self._index.GetCommittedDocuments,
             indexing_pb2.GetCommittedDocumentsRequest(
-                documents=[indexing_pb2.DocumentKey(tenant=tenant, document_id=name) for tenant, name in overdue]
+                documents=[
+                    indexing_pb2.DocumentKey(tenant=tenant, document_id=name) for tenant, name in overdue
+                ]
             ),
             name="IndexService/GetCommittedDocuments",
         )
@@ -208,5 +221,3 @@ class Searchability:
 def new_revision() -> int:
     """A revision for a source that has no numbering of its own: microseconds since 1970."""
     return int(datetime.now(UTC).timestamp() * 1_000_000)
-
-

@@ -195,7 +195,11 @@ class Registry:
             if document is None or row is None:
                 return
             await self.announce(
-                connection, document, changed_at=row["changed_at"], pipeline=pipeline, traceparent=row["traceparent"]
+                connection,
+                document,
+                changed_at=row["changed_at"],
+                pipeline=pipeline,
+                traceparent=row["traceparent"],
             )
         self._outbox.kick()
 

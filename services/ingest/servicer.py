@@ -37,7 +37,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._registry = registry
         self._searchability = searchability
 
-    async def PublishDocument(self, request: pb.PublishDocumentRequest, context: Any) -> pb.PublishDocumentResponse:
+    async def PublishDocument(
+        self, request: pb.PublishDocumentRequest, context: Any
+    ) -> pb.PublishDocumentResponse:
         outcome = await self._changes.accept_change(_event(request))
         return pb.PublishDocumentResponse(
             document_version=outcome.document_version, changed=outcome.changed, reason=outcome.reason
@@ -50,7 +52,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             raise NotFound(f"document {request.document_id!r} was never accepted")
         return pb.GetDocumentResponse(document=_document(progress))
 
-    async def WaitForDocument(self, request: pb.WaitForDocumentRequest, context: Any) -> pb.WaitForDocumentResponse:
+    async def WaitForDocument(
+        self, request: pb.WaitForDocumentRequest, context: Any
+    ) -> pb.WaitForDocumentResponse:
         tenant = current_identity().tenant
         while True:
             progress = await self._registry.progress(tenant, request.document_id)
@@ -65,7 +69,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         wanted = set(request.content_hashes)
         return pb.GetChunksResponse(
             chunks=[
-                pb.ChunkText(content_hash=entry.content_hash, heading_path=entry.heading_path, text=entry.text)
+                pb.ChunkText(
+                    content_hash=entry.content_hash, heading_path=entry.heading_path, text=entry.text or ""
+                )
                 for entry in progress.document.manifest
                 if entry.content_hash in wanted
             ]

@@ -19,6 +19,10 @@ class IngestSettings(SettingsGroup):
         description='Which source may write which tenants, as JSON: {"wiki": ["acme"]}; * stands for any',
     )
     reannounce_after_s: float = Field(
-        30.0, gt=0, description="After how many seconds a document that is not yet searchable is announced again"
+        30.0,
+        gt=0,
+        description="After how many seconds a document that is not yet searchable is announced again",
     )
-    reconcile_every_s: float = Field(5.0, gt=0, description="How often to look for such documents, in seconds")
+    reconcile_every_s: float = Field(
+        5.0, gt=0, description="How often to look for such documents, in seconds"
+    )

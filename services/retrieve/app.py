@@ -47,13 +47,17 @@ def build(settings: Settings) -> Service:
     searcher = Searcher(
         follower=follower, engine=engine, embedder=embedder, sparse=Bm25Encoder(), telemetry=telemetry
     )
+
     async def catch_up() -> None:
         """Know the index's state before reporting ready, also when the topic is empty."""
         deadline = time.monotonic() + CATCH_UP_FOR_S
         while True:
             try:
                 response = await caller(
-                    index.GetState, indexing_pb2.GetStateRequest(), name="IndexService/GetState", wait_for_ready=True
+                    index.GetState,
+                    indexing_pb2.GetStateRequest(),
+                    name="IndexService/GetState",
+                    wait_for_ready=True,
                 )
                 await follower.take(IndexState.model_validate_json(response.state_json))
                 return

@@ -51,9 +51,7 @@ class IndexFollower:
             raise TransientError("this reader has not caught up with the index yet; try again in a moment")
         return self._state
 
-    async def view(
-        self, *, at_version: IndexVersion | None, min_version: IndexVersion | None
-    ) -> View:
+    async def view(self, *, at_version: IndexVersion | None, min_version: IndexVersion | None) -> View:
         """The view that a query gets: the newest version, or `at_version`; waits until `min_version` is reached.
 
         The caller bounds the wait by its deadline. Raises VersionUnavailable for a version of another

@@ -45,7 +45,9 @@ class SearchQuery:
         if not cleaned:
             raise InvalidArgument("query", "is empty")
         if len(cleaned) > MAX_QUERY_CHARACTERS:
-            raise InvalidArgument("query", f"has {len(cleaned)} characters; at most {MAX_QUERY_CHARACTERS} are read")
+            raise InvalidArgument(
+                "query", f"has {len(cleaned)} characters; at most {MAX_QUERY_CHARACTERS} are read"
+            )
         if not 0 <= limit <= MAX_LIMIT:
             raise InvalidArgument("limit", f"must be between 1 and {MAX_LIMIT}")
         if len(metadata) > 16:
@@ -92,11 +94,14 @@ class Searcher:
         started = time.perf_counter()
         view = await self._follower.view(at_version=query.at_version, min_version=query.min_version)
         waited = time.perf_counter()
-        with self._tracer.start_as_current_span("embed query", attributes={"gen_ai.request.model": self._embedder.name}):
+        with self._tracer.start_as_current_span(
+            "embed query", attributes={"gen_ai.request.model": self._embedder.name}
+        ):
             dense = (await asyncio.to_thread(self._embedder.embed, [query.text]))[0]
         embedded = time.perf_counter()
         with self._tracer.start_as_current_span(
-            "search engine", attributes={Attribute.INDEX_VERSION: str(view.version), "db.system.name": "qdrant"}
+            "search engine",
+            attributes={Attribute.INDEX_VERSION: str(view.version), "db.system.name": "qdrant"},
         ) as span:
             candidates = await self._engine.search(
                 view,

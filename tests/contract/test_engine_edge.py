@@ -102,9 +102,11 @@ async def test_sigterm_drains_and_ends_well_and_a_restart_finds_everything(tmp_p
         await engine.aclose()
 
 
-async def test_an_unfinished_generation_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / ".g1.unfinished" / "shard").mkdir(parents=True)
+async def test_an_unfinished_generation_is_cleared_away_and_made_anew(tmp_path: Path) -> None:
+    unfinished = tmp_path / ".g1.unfinished"
+    (unfinished / "shard").mkdir(parents=True)
     async with engine_worker(tmp_path) as address:
+        assert not unfinished.exists()
         engine = EdgeEngine(address)
         await engine.create_generation("g1", DIMENSIONS)
         await engine.insert("g1", 1, points(3))
@@ -120,8 +122,13 @@ async def refusal(path: Path, socket: Path) -> tuple[int | None, list[str]]:
     process = await asyncio.create_subprocess_exec(
         *command(path, socket), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
-        _, errors = await process.communicate()
+    try:
+        async with asyncio.timeout(20):
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return process.returncode, errors.decode().splitlines()
 
 

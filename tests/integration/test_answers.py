@@ -17,7 +17,7 @@ from ragline.database import Database, package_folder
 from ragline.errors import NotFound, PermanentError
 from ragline.identity import Identity
 from ragline.outbox import Outbox
-from services.generate.answer import Answer, Passage, StageScore
+from services.generate.answer import Answer, Outcome, Passage, StageScore
 from services.generate.answers import Answers
 from services.generate.handlers import EvaluationHandler
 
@@ -63,7 +63,7 @@ def passage(number: int, *, cited: bool) -> Passage:
         chunk_id=f"chunk-{number}",
         point_id=str(uuid.uuid4()),
         content_hash="ab" * 32,
-        text="Evidence with \"quotes\", an \u20ac and a\nline.",
+        text='Evidence with "quotes", an \u20ac and a\nline.',
         score=0.5,
         dense=StageScore(0.75, 2),
         sparse=None,
@@ -155,7 +155,7 @@ async def test_the_answer_and_its_event_are_one_transaction(
 
 @pytest.mark.parametrize("outcome", ["cancelled", "failed"])
 async def test_an_answer_that_broke_off_is_kept_but_not_announced(
-    database: Database, answers: Answers, outbox: Outbox, published: list[Message], outcome: str
+    database: Database, answers: Answers, outbox: Outbox, published: list[Message], outcome: Outcome
 ) -> None:
     broken = await store(
         database, answers, replace(an_answer(), outcome=outcome, failure_reason="UNAVAILABLE")

@@ -1,266 +1,211 @@
-"""The gateway on a real PostgreSQL and real gRPC, with a retrieve and an embed that say what tests need."""
+"""Asking the gateway: cited answers that account for themselves, to those who may read them."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, format_trace_id
 
-from ragline.contracts.cloudevents import Message
 from ragline.contracts.events import AnswerProduced
-from ragline.database import Database, package_folder
-from ragline.errors import TransientError
 from ragline.gateway.v1 import gateway_pb2 as pb
-from ragline.gateway.v1 import gateway_pb2_grpc
-from ragline.identity import Identity, KeyFile, current_identity
-from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
-from ragline.outbox import Outbox
-from ragline.retrieve.v1 import retrieve_pb2, retrieve_pb2_grpc
-from ragline.rpc import Caller, RpcServer, open_channel
-from ragline.telemetry import Attribute, Telemetry
+from ragline.retrieve.v1 import retrieve_pb2
+from ragline.telemetry import Attribute
 from services.generate import extractive
-from services.generate.admission import Policy
-from services.generate.answers import Answers
-from services.generate.asking import Asking
-from services.generate.budget import Budgets
-from services.generate.model import ModelChunk, ModelError, Usage
-from services.generate.pricing import PriceList
-from services.generate.prompts import REFUSAL, Prompt, parse
-from services.generate.recording import Recorder
-from services.generate.retrieval import IngestTraces, Retrieval
-from services.generate.servicer import SCOPES, GatewayServicer
+from services.generate.prompts import REFUSAL
+from tests.integration.gateway_under_test import (
+    EVIDENCE,
+    INGEST_TRACE,
+    QUESTION,
+    Gateway,
+    detail,
+)
 
 pytestmark = pytest.mark.stack
-
-QUESTION = "How many spaces per indentation level does Python code use?"
-EVIDENCE = "Python code uses four spaces per indentation level. Tabs are kept for old code only."
-INGEST_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-CENTS = 100_000_000
-"""A price in USD per million tokens at which budgets of whole dollars matter."""
+pytest_plugins = ["tests.integration.gateway_under_test"]
 
 
-# --- what surrounds the gateway -----------------------------------------------------------------
+async def test_an_answer_comes_as_a_stream_and_accounts_for_itself(gateway: Gateway) -> None:
+    steps = await gateway.ask()
 
-
-class FakeRetrieve(retrieve_pb2_grpc.RetrieveServiceServicer):
-    """Finds the same hits for everyone, and remembers who asked."""
-
-    def __init__(self) -> None:
-        self.hits = [hit(1, "pep-8", EVIDENCE), hit(2, "pep-20", "Beautiful is better than ugly.")]
-        self.requests: list[retrieve_pb2.SearchRequest] = []
-        self.callers: list[Identity] = []
-
-    async def Search(self, request: Any, context: Any) -> retrieve_pb2.SearchResponse:
-        self.requests.append(request)
-        self.callers.append(current_identity())
-        return retrieve_pb2.SearchResponse(
-            index_version=retrieve_pb2.IndexVersion(version="g1@42", fingerprint="ab" * 32),
-            hits=self.hits,
-            embedder="minilm",
-        )
-
-
-class FakeIndex(indexing_pb2_grpc.IndexServiceServicer):
-    """Knows the trace of every point, unless it is broken."""
-
-    def __init__(self) -> None:
-        self.broken = False
-
-    async def GetIngestTraces(self, request: Any, context: Any) -> indexing_pb2.GetIngestTracesResponse:
-        current_identity().require("internal")
-        if self.broken:
-            raise TransientError("embed is restarting")
-        traces = {point: f"00-{INGEST_TRACE}-00f067aa0ba902b7-01" for point in request.point_ids}
-        return indexing_pb2.GetIngestTracesResponse(traceparents=traces)
-
-
-def hit(rank: int, document_id: str, text: str) -> retrieve_pb2.Hit:
-    return retrieve_pb2.Hit(
-        rank=rank,
-        document_id=document_id,
-        chunk_id=f"chunk-{rank}",
-        content_hash="cd" * 32,
-        point_id=str(uuid.uuid4()),
-        title=document_id.upper(),
-        heading_path=[document_id.upper(), "Indentation"],
-        uri=f"https://example.org/{document_id}",
-        text=text,
-        score=1 / rank,
-        dense=retrieve_pb2.StageScore(score=0.5, rank=rank),
-        valid_from=7,
-    )
-
-
-@dataclass
-class ScriptedModel:
-    """Streams the extractive model's answer, or what a test says; counts what was sent."""
-
-    fail_with: ModelError | None = None
-    hang_after_first_word: bool = False
-    report_usage: bool = True
-    calls: int = 0
-    hanging: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def count_tokens(self, model: str, text: str) -> int:
-        return extractive.count_tokens(text)
-
-    async def stream(
-        self, prompt: Prompt, *, model: str, max_tokens: int, timeout_s: float
-    ) -> AsyncIterator[ModelChunk]:
-        self.calls += 1
-        if self.fail_with is not None:
-            raise self.fail_with
-        text = extractive.answer(*parse(prompt.messages)).text
-        words = text.split(" ")
-        for position, word in enumerate(words):
-            yield ModelChunk(text=word if position == 0 else f" {word}", usage=None, finish_reason=None)
-            if self.hang_after_first_word:
-                await self._hang()
-        prompt_tokens = sum(extractive.count_tokens(message["content"]) for message in prompt.messages)
-        usage = Usage(prompt_tokens, extractive.count_tokens(text), reported=True)
-        yield ModelChunk(text="", usage=usage if self.report_usage else None, finish_reason="stop")
-
-    async def _hang(self) -> None:
-        self.hanging.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.cancelled.set()
-
-
-@dataclass
-class Gateway:
-    """A gateway under test and what surrounds it."""
-
-    stub: gateway_pb2_grpc.GatewayServiceAsyncStub
-    tokens: dict[str, str]
-    model: ScriptedModel
-    retrieve: FakeRetrieve
-    index: FakeIndex
-    database: Database
-    outbox: Outbox
-    published: list[Message]
-    spans: InMemorySpanExporter
-
-    def metadata(self, user: str) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.tokens[user]}"),)
-
-    async def call(self, method: str, request: Any, user: str = "alice") -> Any:
-        return await getattr(self.stub, method)(request, metadata=self.metadata(user), timeout=20)
-
-    async def ask(self, question: str = QUESTION, user: str = "alice", **fields: Any) -> list[pb.AskResponse]:
-        request = pb.AskRequest(question=question, **fields)
-        return [step async for step in self.stub.Ask(request, metadata=self.metadata(user), timeout=20)]
-
-    async def refused(self, call: Any) -> grpc.aio.AioRpcError:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await call
-        return raised.value
-
-    async def stored(self) -> list[Any]:
-        return await self.database.fetch("SELECT * FROM answer ORDER BY created_at")
-
-    async def reservations(self) -> list[tuple[str, Decimal, Decimal | None]]:
-        rows = await self.database.fetch("SELECT * FROM reservation ORDER BY created_at")
-        return [(row["state"], row["amount_usd"], row["settled_usd"]) for row in rows]
-
-    async def wait_for_answer(self) -> Any:
-        """An answer that is stored after the caller has gone."""
-        async with asyncio.timeout(10):
-            while not (rows := await self.stored()):
-                await asyncio.sleep(0.01)
-        return rows[-1]
-
-    async def limit(self, usd: float, user: str = "alice") -> None:
-        await self.call("SetBudget", pb.SetBudgetRequest(user=user, period="day", limit_usd=usd), "root")
-
-
-@pytest.fixture(scope="module")
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, "generate")
-    await database.open(package_folder("services.generate") / "migrations")
-    yield database
-    await database.aclose()
-
-
-@pytest.fixture
-async def gateway(database: Database, tmp_path: Path) -> AsyncIterator[Gateway]:
-    await database.fetch("TRUNCATE answer, evidence, outbox, reservation, budget_window, budget_limit")
-    keys = KeyFile(tmp_path / "keys.json")
-    tokens = {
-        "alice": keys.create(Identity("acme", "alice", frozenset({"staff"}), frozenset({"ask", "search"}))),
-        "bob": keys.create(Identity("acme", "bob", frozenset({"staff"}), frozenset({"ask"}))),
-        "root": keys.create(Identity("acme", "root", frozenset(), frozenset({"admin"}))),
-        "service": keys.create(Identity("ragline", "service", frozenset(), frozenset({"internal"}))),
+    kinds = [step.WhichOneof("step") for step in steps]
+    assert (kinds[0], kinds[-1], set(kinds[1:-1])) == ("retrieved", "final", {"token"})
+    assert steps[0].retrieved.index_version.version == "g1@42"
+    answer = steps[-1].final.answer
+    assert answer.text == "".join(step.token.text for step in steps)
+    assert answer.text == "Python code uses four spaces per indentation level. [1]"
+    assert (answer.outcome, answer.refused, list(answer.invalid_citations)) == ("complete", False, [])
+    assert [(piece.document_id, piece.cited) for piece in answer.evidence] == [
+        ("pep-8", True),
+        ("pep-20", False),
+    ]
+    assert answer.index_version.fingerprint == "ab" * 32
+    assert answer.evidence[0].dense.rank == 1 and not answer.evidence[0].HasField("sparse")
+    assert answer.usage.prompt_tokens > 50 and answer.usage.completion_tokens > 5
+    assert answer.prompt_version and answer.prompt_hash and answer.usage.price_version
+    assert set(answer.latency_ms) == {
+        "retrieve",
+        "prompt",
+        "reserve",
+        "first_token",
+        "model",
+        "store",
+        "total",
     }
-    spans = InMemorySpanExporter()
-    telemetry = Telemetry("generate", processors=[SimpleSpanProcessor(spans)])
-    elsewhere = Telemetry("elsewhere")
-    published: list[Message] = []
 
-    async def publish(messages: Sequence[Message]) -> None:
-        published.extend(messages)
 
-    retrieve, index, model = FakeRetrieve(), FakeIndex(), ScriptedModel()
-    neighbours = RpcServer(
-        "127.0.0.1:0",
-        telemetry=elsewhere,
-        keys=keys,
-        register=lambda server: (
-            retrieve_pb2_grpc.add_RetrieveServiceServicer_to_server(retrieve, server),
-            indexing_pb2_grpc.add_IndexServiceServicer_to_server(index, server),
-        ),
-        scopes={
-            "/ragline.retrieve.v1.RetrieveService/Search": ("search", "ask"),
-            "/ragline.indexing.v1.IndexService/GetIngestTraces": ("internal",),
-        },
-    )
-    await neighbours.start()
-    channel = open_channel(neighbours.address)
-    outbox = Outbox(database, publish, source="ragline/generate")
-    answers, budgets = Answers(database, outbox), Budgets(database, lease_s=60)
-    recorder = Recorder(database, answers, budgets, outbox)
-    caller = Caller(telemetry, token=tokens["service"])
-    retrieval = Retrieval(caller, channel, deadline_s=5)
-    asking = Asking(
-        policy=Policy(extractive.MODEL, frozenset({extractive.MODEL}), 100, 6, 2000, 10.0),
-        retrieval=retrieval,
-        traces=IngestTraces(caller, channel),
-        model=model,
-        prices=PriceList.load({extractive.MODEL: {"input": 1000.0, "output": 2000.0}}),
-        budgets=budgets,
-        recorder=recorder,
-        tracer=telemetry.tracer,
-    )
-    servicer = GatewayServicer(asking=asking, retrieval=retrieval, answers=answers, budgets=budgets)
-    server = RpcServer(
-        "127.0.0.1:0",
-        telemetry=telemetry,
-        keys=keys,
-        register=lambda grpc_server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, grpc_server),
-        scopes=SCOPES,
-    )
-    await server.start()
-    client = open_channel(server.address)
-    stub: Any = gateway_pb2_grpc.GatewayServiceStub(client)
-    yield Gateway(stub, tokens, model, retrieve, index, database, outbox, published, spans)
-    await client.close()
-    await server.stop(grace_s=0)
-    await recorder.aclose()
-    await channel.close()
-    await neighbours.stop(grace_s=0)
+async def test_the_stored_answer_is_the_one_that_was_given(gateway: Gateway) -> None:
+    given = (await gateway.ask(metadata={"kind": "pep"}))[-1].final.answer
+
+    read = (await gateway.call("GetAnswer", pb.GetAnswerRequest(answer_id=given.answer_id))).answer
+
+    assert read.latency_ms["total"] <= given.latency_ms["total"]
+    for answer in (given, read):
+        answer.ClearField("latency_ms")
+    assert read == given
+    assert (await gateway.stored())[0]["parameters"]["metadata"] == {"kind": "pep"}
+
+
+async def test_the_answer_is_announced_in_the_trace_of_its_question(gateway: Gateway) -> None:
+    given = (await gateway.ask())[-1].final.answer
+
+    await gateway.outbox.relay_once()
+
+    event = AnswerProduced.model_validate_json(gateway.published[0].body)
+    assert (event.answer_id, event.answer, event.user) == (given.answer_id, given.text, "alice")
+    assert given.trace_id in gateway.published[0].headers["traceparent"]
+    assert event.cost_usd == given.usage.cost_usd > 0
+
+
+async def test_what_is_not_in_the_documents_is_refused(gateway: Gateway) -> None:
+    answer = (await gateway.ask("Who won the football championship in Argentina?"))[-1].final.answer
+
+    assert (answer.text, answer.refused, answer.outcome) == (REFUSAL, True, "complete")
+
+
+async def test_without_any_hit_no_model_is_called_and_nothing_is_spent(gateway: Gateway) -> None:
+    gateway.retrieve.hits = []
+
+    steps = await gateway.ask()
+
+    assert [step.WhichOneof("step") for step in steps] == ["retrieved", "token", "final"]
+    answer = steps[-1].final.answer
+    assert (answer.text, answer.refused, answer.usage.cost_usd) == (REFUSAL, True, 0)
+    assert gateway.model.calls == 0
+    assert await gateway.reservations() == []
+    assert [row["id"] for row in await gateway.stored()] == [answer.answer_id]
+
+
+async def test_retrieval_happens_as_the_caller(gateway: Gateway) -> None:
+    await gateway.ask(at_version="g1@7", evidence_limit=3, metadata={"kind": "pep"})
+
+    (caller,), (request,) = gateway.retrieve.callers, gateway.retrieve.requests
+    assert (caller.tenant, caller.user, caller.groups) == ("acme", "alice", frozenset({"staff"}))
+    assert (request.at_version, request.limit, dict(request.metadata)) == ("g1@7", 3, {"kind": "pep"})
+
+
+async def test_a_search_is_passed_on_as_the_caller(gateway: Gateway) -> None:
+    found = await gateway.call("Search", retrieve_pb2.SearchRequest(query="spaces", limit=2))
+
+    assert [one.document_id for one in found.hits] == ["pep-8", "pep-20"]
+    assert gateway.retrieve.callers[0].user == "alice"
+
+
+@pytest.mark.parametrize(
+    ("question", "fields", "field"),
+    [
+        ("  ", {}, "question"),
+        ("x" * 4001, {}, "question"),
+        ("nul \x00", {}, "question"),
+        (QUESTION, {"at_version": "yesterday"}, "at_version"),
+        (QUESTION, {"min_version": "g1"}, "min_version"),
+        (QUESTION, {"evidence_limit": 21}, "evidence_limit"),
+        (QUESTION, {"model": "openai/gpt-5"}, "model"),
+    ],
+)
+async def test_a_senseless_question_is_refused_by_field(
+    gateway: Gateway, question: str, fields: dict[str, Any], field: str
+) -> None:
+    error = await gateway.refused(gateway.ask(question, **fields))
+
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(error, error_details_pb2.BadRequest).field_violations[0].field == field
+    assert gateway.retrieve.requests == []
+
+
+async def test_another_user_cannot_tell_that_the_answer_exists(gateway: Gateway) -> None:
+    answer_id = (await gateway.ask())[-1].final.answer.answer_id
+
+    for method, kind in (("GetAnswer", pb.GetAnswerRequest), ("GetEvidence", pb.GetEvidenceRequest)):
+        error = await gateway.refused(gateway.call(method, kind(answer_id=answer_id), "bob"))
+        missing = await gateway.refused(gateway.call(method, kind(answer_id="none"), "bob"))
+        assert error.code() is missing.code() is grpc.StatusCode.NOT_FOUND
+        assert await gateway.call(method, kind(answer_id=answer_id), "root")
+
+
+async def test_evidence_texts_are_read_by_the_asker_and_by_services(gateway: Gateway) -> None:
+    answer_id = (await gateway.ask())[-1].final.answer.answer_id
+    of_acme = pb.GetEvidenceRequest(answer_id=answer_id, tenant="acme")
+
+    own = await gateway.call("GetEvidence", pb.GetEvidenceRequest(answer_id=answer_id))
+    services = await gateway.call("GetEvidence", of_acme, "service")
+
+    assert own == services
+    assert (own.evidence[0].text, list(own.evidence[0].heading_path)) == (EVIDENCE, ["PEP-8", "Indentation"])
+    of_other = pb.GetEvidenceRequest(answer_id=answer_id, tenant="other")
+    denied = await gateway.refused(gateway.call("GetEvidence", of_other))
+    assert denied.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_one_trace_holds_the_question_its_model_call_and_links_to_ingest(gateway: Gateway) -> None:
+    answer = (await gateway.ask())[-1].final.answer
+
+    ask, chat, citation = [
+        await span_named(gateway, name)
+        for name in ("ragline.gateway.v1.GatewayService/Ask", f"chat {extractive.MODEL}", "rag.citation")
+    ]
+    assert {trace_of(span) for span in (ask, chat, citation)} == {answer.trace_id}
+    assert ask.attributes is not None and chat.attributes is not None and citation.attributes is not None
+    assert ask.attributes[Attribute.INDEX_VERSION] == "g1@42"
+    assert ask.attributes[Attribute.ANSWER_ID] == answer.answer_id
+    assert ask.attributes[Attribute.COST_BUCKET] == "<=1"
+    assert chat.kind is SpanKind.CLIENT
+    assert chat.attributes["gen_ai.usage.input_tokens"] == answer.usage.prompt_tokens
+    assert citation.attributes[Attribute.DOCUMENT_ID] == "pep-8"
+    assert citation.attributes[Attribute.CITATION_NUMBER] == 1
+    assert [format_trace_id(link.context.trace_id) for link in citation.links] == [INGEST_TRACE]
+    stages = {span.name for span in gateway.spans.get_finished_spans() if trace_of(span) == answer.trace_id}
+    assert {"RetrieveService/Search", "prompt", "reserve", "store"} <= stages
+
+
+async def test_no_span_carries_question_evidence_or_answer(gateway: Gateway) -> None:
+    await gateway.ask()
+    await span_named(gateway, "ragline.gateway.v1.GatewayService/Ask")
+
+    recorded = " ".join(span.to_json() for span in gateway.spans.get_finished_spans())
+    assert "indentation" not in recorded
+
+
+async def test_an_answer_does_without_its_links_while_embed_is_down(gateway: Gateway) -> None:
+    gateway.index.broken = True
+
+    assert (await gateway.ask())[-1].final.answer.outcome == "complete"
+
+    assert not (await span_named(gateway, "rag.citation")).links
+
+
+async def span_named(gateway: Gateway, name: str) -> ReadableSpan:
+    """The one span of this name, once it has ended: the server's ends just after the caller is served."""
+    async with asyncio.timeout(5):
+        while not (found := [span for span in gateway.spans.get_finished_spans() if span.name == name]):
+            await asyncio.sleep(0.01)
+    (span,) = found
+    return span
+
+
+def trace_of(span: ReadableSpan) -> str:
+    return format_trace_id(span.context.trace_id)

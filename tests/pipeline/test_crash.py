@@ -15,20 +15,25 @@ import pytest
 from ragline.client import Ragline
 from ragline.errors import TransientError
 from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
+from ragline.local.service_processes import service_process, until_serving
 from ragline.local.stack import LocalStack, local_stack
 from ragline.rpc import Caller, open_channel
 from ragline.telemetry import Telemetry
-from ragline.local.service_processes import service_process, until_serving
 from tests.stack import client_of, developer_token, stack_settings
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
-DOCUMENTS = {f"note-{n}.md": f"# Note {n}\n\nFact number {n} is about topic {n * 7}.\n\n## Detail\n\nMore on {n}." for n in range(12)}
+DOCUMENTS = {
+    f"note-{n}.md": f"# Note {n}\n\nFact number {n} is about topic {n * 7}.\n\n## Detail\n\nMore on {n}."
+    for n in range(12)
+}
 EDITED = {name: text.replace("Fact", "Corrected fact") for name, text in list(DOCUMENTS.items())[:6]}
 
 
 @asynccontextmanager
-async def pipeline(folder: Path, *, embed_fault: str | None = None, ingest_fault: str | None = None) -> AsyncIterator[LocalStack]:
+async def pipeline(
+    folder: Path, *, embed_fault: str | None = None, ingest_fault: str | None = None
+) -> AsyncIterator[LocalStack]:
     """Broker, database, engine, and the services ingest and embed as processes that are started again."""
     async with local_stack(stack_settings(folder), durable=False) as stack:
         faults = {"embed": embed_fault, "ingest": ingest_fault}
@@ -121,7 +126,9 @@ async def test_a_kill_at_a_named_step_ends_with_the_fingerprint_of_a_clean_run(
     assert fingerprint == clean_fingerprint
 
 
-async def test_the_engine_dies_with_the_stack_and_the_restarted_stack_has_all_documents(short_dir: Path) -> None:
+async def test_the_engine_dies_with_the_stack_and_the_restarted_stack_has_all_documents(
+    short_dir: Path,
+) -> None:
     async with pipeline(short_dir) as stack:
         token = developer_token(short_dir)
         async with client_of(stack.settings, token) as client:

@@ -22,7 +22,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Payload(_message.Message):
-    """Ids of points are the 16 bytes of a UUID everywhere."""
+    """Ids of points are the 16 bytes of a UUID everywhere.
+
+    What a point carries beside its vectors.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -76,6 +79,8 @@ Global___Payload: _TypeAlias = Payload  # noqa: Y015
 
 @_typing.final
 class Point(_message.Message):
+    """A point to insert."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -111,6 +116,8 @@ Global___Point: _TypeAlias = Point  # noqa: Y015
 
 @_typing.final
 class StoredPoint(_message.Message):
+    """A point as the engine holds it; without `valid_to` it has no end."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -142,6 +149,8 @@ Global___StoredPoint: _TypeAlias = StoredPoint  # noqa: Y015
 
 @_typing.final
 class ScoredPoint(_message.Message):
+    """A candidate of a search."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -171,6 +180,8 @@ Global___ScoredPoint: _TypeAlias = ScoredPoint  # noqa: Y015
 
 @_typing.final
 class View(_message.Message):
+    """What a reader sees: the points valid at a sequence, as if the aborted ones had never been."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int

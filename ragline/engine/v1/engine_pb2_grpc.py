@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class EngineServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the engine's worker process; `ragline.index.engine` says what each call promises.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -92,7 +93,8 @@ class EngineServiceStub:
 
 
 class EngineServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the engine's worker process; `ragline.index.engine` says what each call promises.
+    """
 
     def CreateGeneration(self, request, context):
         """Does nothing if it is there; FAILED_PRECONDITION if it has other dimensions.
@@ -116,37 +118,43 @@ class EngineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Close(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends points at this sequence, only where they have no end or one that was aborted.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountOpened(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How many points begin at this sequence.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Sweep(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Undoes an aborted sequence by the ids that it opened and closed.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetGroups(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Overwrites who may read a document, on its points of every version.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Deletes points for good.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The best visible points that the caller may read: one list by dense, one by sparse score.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -232,7 +240,8 @@ def add_EngineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EngineService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by the engine's worker process; `ragline.index.engine` says what each call promises.
+    """
 
     @staticmethod
     def CreateGeneration(request,

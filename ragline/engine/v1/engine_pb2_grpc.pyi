@@ -29,6 +29,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EngineServiceStub:
+    """Served by the engine's worker process; `ragline.index.engine` says what each call promises."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -40,11 +42,17 @@ class EngineServiceStub:
     Insert: _grpc.UnaryUnaryMultiCallable[_engine_pb2.InsertRequest, _engine_pb2.InsertResponse]
     """Adds the points that are not there yet; those that are there stay as they are."""
     Close: _grpc.UnaryUnaryMultiCallable[_engine_pb2.CloseRequest, _engine_pb2.CloseResponse]
+    """Ends points at this sequence, only where they have no end or one that was aborted."""
     CountOpened: _grpc.UnaryUnaryMultiCallable[_engine_pb2.CountOpenedRequest, _engine_pb2.CountOpenedResponse]
+    """How many points begin at this sequence."""
     Sweep: _grpc.UnaryUnaryMultiCallable[_engine_pb2.SweepRequest, _engine_pb2.SweepResponse]
+    """Undoes an aborted sequence by the ids that it opened and closed."""
     SetGroups: _grpc.UnaryUnaryMultiCallable[_engine_pb2.SetGroupsRequest, _engine_pb2.SetGroupsResponse]
+    """Overwrites who may read a document, on its points of every version."""
     Delete: _grpc.UnaryUnaryMultiCallable[_engine_pb2.DeleteRequest, _engine_pb2.DeleteResponse]
+    """Deletes points for good."""
     Search: _grpc.UnaryUnaryMultiCallable[_engine_pb2.SearchRequest, _engine_pb2.SearchResponse]
+    """The best visible points that the caller may read: one list by dense, one by sparse score."""
     Scan: _grpc.UnaryUnaryMultiCallable[_engine_pb2.ScanRequest, _engine_pb2.ScanResponse]
     """One page of points in the order of their ids."""
     Flush: _grpc.UnaryUnaryMultiCallable[_engine_pb2.FlushRequest, _engine_pb2.FlushResponse]
@@ -52,6 +60,8 @@ class EngineServiceStub:
 
 @_typing.type_check_only
 class EngineServiceAsyncStub(EngineServiceStub):
+    """Served by the engine's worker process; `ragline.index.engine` says what each call promises."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateGeneration: _aio.UnaryUnaryMultiCallable[_engine_pb2.CreateGenerationRequest, _engine_pb2.CreateGenerationResponse]  # type: ignore[assignment]
     """Does nothing if it is there; FAILED_PRECONDITION if it has other dimensions."""
@@ -60,17 +70,25 @@ class EngineServiceAsyncStub(EngineServiceStub):
     Insert: _aio.UnaryUnaryMultiCallable[_engine_pb2.InsertRequest, _engine_pb2.InsertResponse]  # type: ignore[assignment]
     """Adds the points that are not there yet; those that are there stay as they are."""
     Close: _aio.UnaryUnaryMultiCallable[_engine_pb2.CloseRequest, _engine_pb2.CloseResponse]  # type: ignore[assignment]
+    """Ends points at this sequence, only where they have no end or one that was aborted."""
     CountOpened: _aio.UnaryUnaryMultiCallable[_engine_pb2.CountOpenedRequest, _engine_pb2.CountOpenedResponse]  # type: ignore[assignment]
+    """How many points begin at this sequence."""
     Sweep: _aio.UnaryUnaryMultiCallable[_engine_pb2.SweepRequest, _engine_pb2.SweepResponse]  # type: ignore[assignment]
+    """Undoes an aborted sequence by the ids that it opened and closed."""
     SetGroups: _aio.UnaryUnaryMultiCallable[_engine_pb2.SetGroupsRequest, _engine_pb2.SetGroupsResponse]  # type: ignore[assignment]
+    """Overwrites who may read a document, on its points of every version."""
     Delete: _aio.UnaryUnaryMultiCallable[_engine_pb2.DeleteRequest, _engine_pb2.DeleteResponse]  # type: ignore[assignment]
+    """Deletes points for good."""
     Search: _aio.UnaryUnaryMultiCallable[_engine_pb2.SearchRequest, _engine_pb2.SearchResponse]  # type: ignore[assignment]
+    """The best visible points that the caller may read: one list by dense, one by sparse score."""
     Scan: _aio.UnaryUnaryMultiCallable[_engine_pb2.ScanRequest, _engine_pb2.ScanResponse]  # type: ignore[assignment]
     """One page of points in the order of their ids."""
     Flush: _aio.UnaryUnaryMultiCallable[_engine_pb2.FlushRequest, _engine_pb2.FlushResponse]  # type: ignore[assignment]
     """Returns when everything acknowledged so far survives a power cut."""
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by the engine's worker process; `ragline.index.engine` says what each call promises."""
+
     @_abc_1.abstractmethod
     def CreateGeneration(
         self,
@@ -100,42 +118,48 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _engine_pb2.CloseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_engine_pb2.CloseResponse, _abc.Awaitable[_engine_pb2.CloseResponse]]: ...
+    ) -> _typing.Union[_engine_pb2.CloseResponse, _abc.Awaitable[_engine_pb2.CloseResponse]]:
+        """Ends points at this sequence, only where they have no end or one that was aborted."""
 
     @_abc_1.abstractmethod
     def CountOpened(
         self,
         request: _engine_pb2.CountOpenedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_engine_pb2.CountOpenedResponse, _abc.Awaitable[_engine_pb2.CountOpenedResponse]]: ...
+    ) -> _typing.Union[_engine_pb2.CountOpenedResponse, _abc.Awaitable[_engine_pb2.CountOpenedResponse]]:
+        """How many points begin at this sequence."""
 
     @_abc_1.abstractmethod
     def Sweep(
         self,
         request: _engine_pb2.SweepRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_engine_pb2.SweepResponse, _abc.Awaitable[_engine_pb2.SweepResponse]]: ...
+    ) -> _typing.Union[_engine_pb2.SweepResponse, _abc.Awaitable[_engine_pb2.SweepResponse]]:
+        """Undoes an aborted sequence by the ids that it opened and closed."""
 
     @_abc_1.abstractmethod
     def SetGroups(
         self,
         request: _engine_pb2.SetGroupsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_engine_pb2.SetGroupsResponse, _abc.Awaitable[_engine_pb2.SetGroupsResponse]]: ...
+    ) -> _typing.Union[_engine_pb2.SetGroupsResponse, _abc.Awaitable[_engine_pb2.SetGroupsResponse]]:
+        """Overwrites who may read a document, on its points of every version."""
 
     @_abc_1.abstractmethod
     def Delete(
         self,
         request: _engine_pb2.DeleteRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_engine_pb2.DeleteResponse, _abc.Awaitable[_engine_pb2.DeleteResponse]]: ...
+    ) -> _typing.Union[_engine_pb2.DeleteResponse, _abc.Awaitable[_engine_pb2.DeleteResponse]]:
+        """Deletes points for good."""
 
     @_abc_1.abstractmethod
     def Search(
         self,
         request: _engine_pb2.SearchRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_engine_pb2.SearchResponse, _abc.Awaitable[_engine_pb2.SearchResponse]]: ...
+    ) -> _typing.Union[_engine_pb2.SearchResponse, _abc.Awaitable[_engine_pb2.SearchResponse]]:
+        """The best visible points that the caller may read: one list by dense, one by sparse score."""
 
     @_abc_1.abstractmethod
     def Scan(

@@ -59,6 +59,8 @@ Global___GetEvaluationResponse: _TypeAlias = GetEvaluationResponse  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
+    """What was found out about an answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ANSWER_ID_FIELD_NUMBER: _builtins.int
@@ -93,6 +95,8 @@ Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
 @_typing.final
 class Score(_message.Message):
+    """One judgement: a value in [0, 1], how it was made, and why, in words."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int

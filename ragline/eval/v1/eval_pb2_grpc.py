@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class EvalServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by eval.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,10 +43,11 @@ class EvalServiceStub:
 
 
 class EvalServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by eval.
+    """
 
     def GetEvaluation(self, request, context):
-        """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask`.
+        """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask` or `internal`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,7 +70,8 @@ def add_EvalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvalService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by eval.
+    """
 
     @staticmethod
     def GetEvaluation(request,

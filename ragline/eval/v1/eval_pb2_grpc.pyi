@@ -27,26 +27,32 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvalServiceStub:
+    """Served by eval."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EvalServiceAsyncStub: ...
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_eval_pb2.GetEvaluationRequest, _eval_pb2.GetEvaluationResponse]
-    """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask`."""
+    """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask` or `internal`."""
 
 @_typing.type_check_only
 class EvalServiceAsyncStub(EvalServiceStub):
+    """Served by eval."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_eval_pb2.GetEvaluationRequest, _eval_pb2.GetEvaluationResponse]  # type: ignore[assignment]
-    """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask`."""
+    """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask` or `internal`."""
 
 class EvalServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by eval."""
+
     @_abc_1.abstractmethod
     def GetEvaluation(
         self,
         request: _eval_pb2.GetEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_eval_pb2.GetEvaluationResponse, _abc.Awaitable[_eval_pb2.GetEvaluationResponse]]:
-        """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask`."""
+        """The evaluation of an answer; NOT_FOUND until it has been made. Needs the scope `ask` or `internal`."""
 
 def add_EvalServiceServicer_to_server(servicer: EvalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

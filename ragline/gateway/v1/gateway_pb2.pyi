@@ -81,6 +81,8 @@ Global___AskRequest: _TypeAlias = AskRequest  # noqa: Y015
 
 @_typing.final
 class AskResponse(_message.Message):
+    """One step of an answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RETRIEVED_FIELD_NUMBER: _builtins.int
@@ -111,6 +113,8 @@ Global___AskResponse: _TypeAlias = AskResponse  # noqa: Y015
 
 @_typing.final
 class Retrieved(_message.Message):
+    """What the answer will be made from; its evidence is not cited yet."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_VERSION_FIELD_NUMBER: _builtins.int
@@ -135,6 +139,8 @@ Global___Retrieved: _TypeAlias = Retrieved  # noqa: Y015
 
 @_typing.final
 class Token(_message.Message):
+    """The next piece of the answer's text, as the model writes it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
@@ -154,6 +160,8 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class Final(_message.Message):
+    """The whole answer, and what may still be spent after it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ANSWER_FIELD_NUMBER: _builtins.int
@@ -178,6 +186,8 @@ Global___Final: _TypeAlias = Final  # noqa: Y015
 
 @_typing.final
 class Evidence(_message.Message):
+    """One numbered chunk that the model was given, without its text."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -242,6 +252,8 @@ Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
 class Answer(_message.Message):
+    """An answer with everything needed to account for it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -341,6 +353,8 @@ Global___Answer: _TypeAlias = Answer  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
+    """What the model read, wrote and cost."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
@@ -452,6 +466,8 @@ Global___GetEvidenceResponse: _TypeAlias = GetEvidenceResponse  # noqa: Y015
 
 @_typing.final
 class EvidenceText(_message.Message):
+    """A piece of evidence as the model read it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -568,6 +584,8 @@ Global___SetBudgetResponse: _TypeAlias = SetBudgetResponse  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):
+    """A limit in one window, and how much of it is gone."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LEVEL_FIELD_NUMBER: _builtins.int

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class GatewayServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by generate.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -68,7 +69,8 @@ class GatewayServiceStub:
 
 
 class GatewayServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by generate.
+    """
 
     def Ask(self, request, context):
         """Answers a question from the documents that the caller may read, as a stream: `retrieved` once,
@@ -79,21 +81,21 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """Search without an answer. Needs the scope `search`.
+        """Search without an answer. Needs the scope `search` or `ask`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAnswer(self, request, context):
-        """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask`.
+        """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask` or `admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEvidence(self, request, context):
-        """The texts of an answer's evidence. Needs the scope `ask` (one's own answers) or `internal`.
+        """The texts of an answer's evidence. Needs the scope `ask` (one's own answers), `admin` or `internal`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +157,8 @@ def add_GatewayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GatewayService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by generate.
+    """
 
     @staticmethod
     def Ask(request,

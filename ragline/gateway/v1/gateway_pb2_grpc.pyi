@@ -28,6 +28,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class GatewayServiceStub:
+    """Served by generate."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -37,11 +39,11 @@ class GatewayServiceStub:
     `token` as the model writes, `final` once. Needs the scope `ask`.
     """
     Search: _grpc.UnaryUnaryMultiCallable[_retrieve_pb2.SearchRequest, _retrieve_pb2.SearchResponse]
-    """Search without an answer. Needs the scope `search`."""
+    """Search without an answer. Needs the scope `search` or `ask`."""
     GetAnswer: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetAnswerRequest, _gateway_pb2.GetAnswerResponse]
-    """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask`."""
+    """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask` or `admin`."""
     GetEvidence: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetEvidenceRequest, _gateway_pb2.GetEvidenceResponse]
-    """The texts of an answer's evidence. Needs the scope `ask` (one's own answers) or `internal`."""
+    """The texts of an answer's evidence. Needs the scope `ask` (one's own answers), `admin` or `internal`."""
     GetBudget: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetBudgetRequest, _gateway_pb2.GetBudgetResponse]
     """What may still be spent. Needs the scope `ask`; another user's needs `admin`."""
     SetBudget: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.SetBudgetRequest, _gateway_pb2.SetBudgetResponse]
@@ -49,23 +51,27 @@ class GatewayServiceStub:
 
 @_typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
+    """Served by generate."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ask: _aio.UnaryStreamMultiCallable[_gateway_pb2.AskRequest, _gateway_pb2.AskResponse]  # type: ignore[assignment]
     """Answers a question from the documents that the caller may read, as a stream: `retrieved` once,
     `token` as the model writes, `final` once. Needs the scope `ask`.
     """
     Search: _aio.UnaryUnaryMultiCallable[_retrieve_pb2.SearchRequest, _retrieve_pb2.SearchResponse]  # type: ignore[assignment]
-    """Search without an answer. Needs the scope `search`."""
+    """Search without an answer. Needs the scope `search` or `ask`."""
     GetAnswer: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetAnswerRequest, _gateway_pb2.GetAnswerResponse]  # type: ignore[assignment]
-    """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask`."""
+    """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask` or `admin`."""
     GetEvidence: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetEvidenceRequest, _gateway_pb2.GetEvidenceResponse]  # type: ignore[assignment]
-    """The texts of an answer's evidence. Needs the scope `ask` (one's own answers) or `internal`."""
+    """The texts of an answer's evidence. Needs the scope `ask` (one's own answers), `admin` or `internal`."""
     GetBudget: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetBudgetRequest, _gateway_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """What may still be spent. Needs the scope `ask`; another user's needs `admin`."""
     SetBudget: _aio.UnaryUnaryMultiCallable[_gateway_pb2.SetBudgetRequest, _gateway_pb2.SetBudgetResponse]  # type: ignore[assignment]
     """Sets a limit. Needs the scope `admin`."""
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by generate."""
+
     @_abc_1.abstractmethod
     def Ask(
         self,
@@ -82,7 +88,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieve_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieve_pb2.SearchResponse, _abc.Awaitable[_retrieve_pb2.SearchResponse]]:
-        """Search without an answer. Needs the scope `search`."""
+        """Search without an answer. Needs the scope `search` or `ask`."""
 
     @_abc_1.abstractmethod
     def GetAnswer(
@@ -90,7 +96,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.GetAnswerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.GetAnswerResponse, _abc.Awaitable[_gateway_pb2.GetAnswerResponse]]:
-        """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask`."""
+        """A stored answer with its whole provenance. Access is checked again. Needs the scope `ask` or `admin`."""
 
     @_abc_1.abstractmethod
     def GetEvidence(
@@ -98,7 +104,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_pb2.GetEvidenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.GetEvidenceResponse, _abc.Awaitable[_gateway_pb2.GetEvidenceResponse]]:
-        """The texts of an answer's evidence. Needs the scope `ask` (one's own answers) or `internal`."""
+        """The texts of an answer's evidence. Needs the scope `ask` (one's own answers), `admin` or `internal`."""
 
     @_abc_1.abstractmethod
     def GetBudget(

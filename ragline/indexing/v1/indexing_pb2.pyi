@@ -149,6 +149,8 @@ Global___GetCommittedDocumentsRequest: _TypeAlias = GetCommittedDocumentsRequest
 
 @_typing.final
 class DocumentKey(_message.Message):
+    """Names a document."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
@@ -302,6 +304,8 @@ Global___ListCommitsResponse: _TypeAlias = ListCommitsResponse  # noqa: Y015
 
 @_typing.final
 class Commit(_message.Message):
+    """One commit of the ledger."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class IndexServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by embed.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,7 +73,8 @@ class IndexServiceStub:
 
 
 class IndexServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by embed.
+    """
 
     def GetState(self, request, context):
         """What a reader needs to see the newest version. Needs the scope `internal` or `search`.
@@ -171,7 +173,8 @@ def add_IndexServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IndexService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by embed.
+    """
 
     @staticmethod
     def GetState(request,

@@ -27,6 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IndexServiceStub:
+    """Served by embed."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -50,6 +52,8 @@ class IndexServiceStub:
 
 @_typing.type_check_only
 class IndexServiceAsyncStub(IndexServiceStub):
+    """Served by embed."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetState: _aio.UnaryUnaryMultiCallable[_indexing_pb2.GetStateRequest, _indexing_pb2.GetStateResponse]  # type: ignore[assignment]
     """What a reader needs to see the newest version. Needs the scope `internal` or `search`."""
@@ -69,6 +73,8 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """
 
 class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by embed."""
+
     @_abc_1.abstractmethod
     def GetState(
         self,

@@ -31,7 +31,8 @@ class _OperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operation.V
     OPERATION_DELETE: _Operation.ValueType  # 2
     OPERATION_ACCESS: _Operation.ValueType  # 3
 
-class Operation(_Operation, metaclass=_OperationEnumTypeWrapper): ...
+class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
+    """What a change does to a document."""
 
 OPERATION_UNSPECIFIED: Operation.ValueType  # 0
 OPERATION_UPSERT: Operation.ValueType  # 1
@@ -53,7 +54,8 @@ class _DocumentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Documen
     DOCUMENT_STATE_REJECTED: _DocumentState.ValueType  # 3
     """The newest change could not be handled; `reason` says why."""
 
-class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper): ...
+class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper):
+    """What became of a document's newest change."""
 
 DOCUMENT_STATE_UNSPECIFIED: DocumentState.ValueType  # 0
 DOCUMENT_STATE_PENDING: DocumentState.ValueType  # 1
@@ -246,6 +248,8 @@ Global___WaitForDocumentResponse: _TypeAlias = WaitForDocumentResponse  # noqa: 
 
 @_typing.final
 class Document(_message.Message):
+    """A document as ingest's registry holds it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
@@ -342,6 +346,8 @@ Global___GetChunksResponse: _TypeAlias = GetChunksResponse  # noqa: Y015
 
 @_typing.final
 class ChunkText(_message.Message):
+    """A chunk's text, with the headings that the embedder reads before it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTENT_HASH_FIELD_NUMBER: _builtins.int

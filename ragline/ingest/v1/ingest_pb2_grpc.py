@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by ingest.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -57,7 +58,8 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by ingest.
+    """
 
     def PublishDocument(self, request, context):
         """Accepts one change of a document. Durable when it returns. Needs the scope `publish`.
@@ -67,7 +69,7 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDocument(self, request, context):
-        """What became of a document's newest accepted change.
+        """What became of a document's newest accepted change. Needs the scope `publish` or `search`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,7 +77,7 @@ class IngestServiceServicer:
 
     def WaitForDocument(self, request, context):
         """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
-        superseded or rejected.
+        superseded or rejected. Needs the scope `publish` or `search`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +123,8 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by ingest.
+    """
 
     @staticmethod
     def PublishDocument(request,

@@ -27,6 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
+    """Served by ingest."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -34,10 +36,10 @@ class IngestServiceStub:
     PublishDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PublishDocumentResponse]
     """Accepts one change of a document. Durable when it returns. Needs the scope `publish`."""
     GetDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetDocumentRequest, _ingest_pb2.GetDocumentResponse]
-    """What became of a document's newest accepted change."""
+    """What became of a document's newest accepted change. Needs the scope `publish` or `search`."""
     WaitForDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.WaitForDocumentRequest, _ingest_pb2.WaitForDocumentResponse]
     """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
-    superseded or rejected.
+    superseded or rejected. Needs the scope `publish` or `search`.
     """
     GetChunks: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetChunksRequest, _ingest_pb2.GetChunksResponse]
     """The texts of chunks by content hash, for a service that missed the event that carried them.
@@ -46,14 +48,16 @@ class IngestServiceStub:
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
+    """Served by ingest."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PublishDocumentResponse]  # type: ignore[assignment]
     """Accepts one change of a document. Durable when it returns. Needs the scope `publish`."""
     GetDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetDocumentRequest, _ingest_pb2.GetDocumentResponse]  # type: ignore[assignment]
-    """What became of a document's newest accepted change."""
+    """What became of a document's newest accepted change. Needs the scope `publish` or `search`."""
     WaitForDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.WaitForDocumentRequest, _ingest_pb2.WaitForDocumentResponse]  # type: ignore[assignment]
     """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
-    superseded or rejected.
+    superseded or rejected. Needs the scope `publish` or `search`.
     """
     GetChunks: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetChunksRequest, _ingest_pb2.GetChunksResponse]  # type: ignore[assignment]
     """The texts of chunks by content hash, for a service that missed the event that carried them.
@@ -61,6 +65,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by ingest."""
+
     @_abc_1.abstractmethod
     def PublishDocument(
         self,
@@ -75,7 +81,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.GetDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.GetDocumentResponse, _abc.Awaitable[_ingest_pb2.GetDocumentResponse]]:
-        """What became of a document's newest accepted change."""
+        """What became of a document's newest accepted change. Needs the scope `publish` or `search`."""
 
     @_abc_1.abstractmethod
     def WaitForDocument(
@@ -84,7 +90,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.WaitForDocumentResponse, _abc.Awaitable[_ingest_pb2.WaitForDocumentResponse]]:
         """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
-        superseded or rejected.
+        superseded or rejected. Needs the scope `publish` or `search`.
         """
 
     @_abc_1.abstractmethod

@@ -130,6 +130,8 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class IndexVersion(_message.Message):
+    """A version such as g1@42, and the fingerprint of what it shows."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
@@ -152,6 +154,8 @@ Global___IndexVersion: _TypeAlias = IndexVersion  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
+    """One chunk that was found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RANK_FIELD_NUMBER: _builtins.int
@@ -219,6 +223,8 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class StageScore(_message.Message):
+    """A chunk's score and rank, from 1, in one of the two lists that were fused."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SCORE_FIELD_NUMBER: _builtins.int

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RetrieveServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Served by retrieve.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,10 +43,12 @@ class RetrieveServiceStub:
 
 
 class RetrieveServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Served by retrieve.
+    """
 
     def Search(self, request, context):
-        """Hybrid search. Tenant and groups come from the verified token alone. Needs the scope `search`.
+        """Hybrid search. Tenant and groups come from the verified token alone.
+        Needs the scope `search` or `ask`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,7 +71,8 @@ def add_RetrieveServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrieveService:
-    """Missing associated documentation comment in .proto file."""
+    """Served by retrieve.
+    """
 
     @staticmethod
     def Search(request,

@@ -27,26 +27,38 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrieveServiceStub:
+    """Served by retrieve."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrieveServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_retrieve_pb2.SearchRequest, _retrieve_pb2.SearchResponse]
-    """Hybrid search. Tenant and groups come from the verified token alone. Needs the scope `search`."""
+    """Hybrid search. Tenant and groups come from the verified token alone.
+    Needs the scope `search` or `ask`.
+    """
 
 @_typing.type_check_only
 class RetrieveServiceAsyncStub(RetrieveServiceStub):
+    """Served by retrieve."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_retrieve_pb2.SearchRequest, _retrieve_pb2.SearchResponse]  # type: ignore[assignment]
-    """Hybrid search. Tenant and groups come from the verified token alone. Needs the scope `search`."""
+    """Hybrid search. Tenant and groups come from the verified token alone.
+    Needs the scope `search` or `ask`.
+    """
 
 class RetrieveServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by retrieve."""
+
     @_abc_1.abstractmethod
     def Search(
         self,
         request: _retrieve_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieve_pb2.SearchResponse, _abc.Awaitable[_retrieve_pb2.SearchResponse]]:
-        """Hybrid search. Tenant and groups come from the verified token alone. Needs the scope `search`."""
+        """Hybrid search. Tenant and groups come from the verified token alone.
+        Needs the scope `search` or `ask`.
+        """
 
 def add_RetrieveServiceServicer_to_server(servicer: RetrieveServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 
 from docutils import frontend, nodes, utils
 from docutils.parsers.rst import Directive, Parser, directives
@@ -54,6 +55,8 @@ _INLINE_MARKS = re.compile(r"[*`|]")
 _INLINE_EFFORT = 5e8
 """Marks times characters of a passage without a blank line: docutils looks for the end of each mark in all
 of it, and beyond this bound, which no written text comes near, would take from ten seconds to hours."""
+_DOCUTILS = threading.Lock()
+"""docutils keeps roles in a table of the process, and takes one out after every document."""
 _PARSER_FAULTS = (
     LookupError,
     ValueError,
@@ -111,7 +114,8 @@ def document_tree(text: str) -> nodes.document | None:
         setattr(settings, name, value)
     tree = utils.new_document("document", settings)
     try:
-        Parser().parse(text, tree)
+        with _DOCUTILS:
+            Parser().parse(text, tree)
     except _PARSER_FAULTS:
         return None
     return tree
