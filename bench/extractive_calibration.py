@@ -2,9 +2,12 @@
 
     python bench/extractive_calibration.py --data PATH            # measure, by cross-validation
     python bench/extractive_calibration.py --data PATH --write    # and store the parameters
+    python bench/extractive_calibration.py --data PATH --larger   # measure in a corpus eight times as large
 
 PATH holds the folders `qa-squad2` and `qa-xquad` (SQuAD 2.0 and XQuAD, both CC BY-SA 4.0). All English
-passages make one corpus; a question's evidence is BM25's best passages of it. Three kinds of cases:
+passages make one corpus of 310; a question's evidence is BM25's best passages of it. `--larger` adds 2,300
+passages of web pages (`grounded-wice`): the more there is, the likelier something resembles a question that
+nothing answers. Three kinds of cases:
 
 - answerable: the corpus answers the question;
 - off topic: the same questions, over the corpus without the question's own article, so that it does not;
@@ -106,9 +109,7 @@ def calibrate(cases: Sequence[Case]) -> Parameters:
 def _support_row(case: Case, sentence: Floats) -> list[float]:
     scores = case.rows @ sentence
     best = int(scores.argmax())
-    return support_features(
-        case.question, case.candidates[best], case.rows[best].tolist(), float(scores[best])
-    )
+    return support_features(case.question, case.candidates[best], case.rows[best].tolist(), float(scores[best]))
 
 
 def _softmax(scores: Floats) -> Floats:
@@ -142,12 +143,12 @@ def judge(case: Case, used: Parameters) -> Outcome:
     return Outcome(case, chance, chance < used.threshold, order, near)
 
 
-def cross_validate(cases: Sequence[Case]) -> list[Outcome]:
-    """Judge every case by parameters that were fitted without its article."""
+def cross_validate(cases: Sequence[Case], judged: Sequence[Case]) -> list[Outcome]:
+    """Judge every case of `judged` by parameters that were fitted to `cases` without its article."""
     outcomes = []
     for article in sorted({case.article for case in cases}):
         used = calibrate([case for case in cases if case.article != article])
-        outcomes += [judge(case, used) for case in cases if case.article == article]
+        outcomes += [judge(case, used) for case in judged if case.article == article]
     return outcomes
 
 
@@ -232,12 +233,8 @@ def store(path: Path, used: Parameters, measures: dict[str, float], passages: in
             "measured": "on articles left out of the fit",
             "measures": {name: round(value, 4) for name, value in measures.items()},
         },
-        "sentence": {
-            name: round(value, 4) for name, value in zip(SENTENCE_FEATURES, used.sentence, strict=True)
-        },
-        "support": {
-            name: round(value, 4) for name, value in zip(SUPPORT_FEATURES, used.support, strict=True)
-        },
+        "sentence": {name: round(value, 4) for name, value in zip(SENTENCE_FEATURES, used.sentence, strict=True)},
+        "support": {name: round(value, 4) for name, value in zip(SUPPORT_FEATURES, used.support, strict=True)},
         "intercept": round(used.intercept, 4),
         "threshold": round(used.threshold, 4),
         "quote_ratio": used.quote_ratio,
@@ -247,17 +244,15 @@ def store(path: Path, used: Parameters, measures: dict[str, float], passages: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="the folder that holds qa-squad2 and qa-xquad"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds qa-squad2 and qa-xquad")
     parser.add_argument("--passages", type=int, default=8, help="passages of evidence a question")
+    parser.add_argument("--larger", action="store_true", help="measure with distractors; they are never fitted to")
     parser.add_argument("--write", action="store_true", help="store the parameters, fitted to all articles")
     arguments = parser.parse_args()
     cases = load_cases(arguments.data, arguments.passages)
-    outcomes = cross_validate(cases)
+    judged = load_cases(arguments.data, arguments.passages, distractors=True) if arguments.larger else cases
+    outcomes = cross_validate(cases, judged)
     measures = summarise(outcomes)
     for name, value in measures.items():
         print(f"{name:40s} {value:.3f}")

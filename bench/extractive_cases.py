@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,8 +68,11 @@ def _stems(text: str) -> list[str]:
     return [stem(word) for word in words(text) if word not in STOP_WORDS]
 
 
-def load_cases(data: Path, passages: int) -> list[Case]:
-    """All cases, each with its `passages` best passages as evidence."""
+def load_cases(data: Path, passages: int, *, distractors: bool = False) -> list[Case]:
+    """All cases, each with its `passages` best passages as evidence.
+
+    `distractors` makes the corpus eight times as large by web pages that answer none of the questions.
+    """
     corpus: dict[str, dict[str, Any]] = {}
     numbers: dict[str, int] = {}
     questions = []
@@ -79,6 +83,9 @@ def load_cases(data: Path, passages: int) -> list[Case]:
         questions += [
             entry | {"squad2": folder == "qa-squad2"} for entry in _english(data / folder / "questions.jsonl")
         ]
+    if distractors:
+        for entry in _web_passages(data / "grounded-wice" / "claims.jsonl.gz"):
+            corpus.setdefault(entry["text"], entry | {"number": len(corpus)})
     entries = list(corpus.values())
     articles = [entry["_id"].removeprefix("en:").partition("#")[0] for entry in entries]
     index = Bm25([f"{entry['title']} {entry['text']}" for entry in entries])
@@ -88,15 +95,26 @@ def load_cases(data: Path, passages: int) -> list[Case]:
         kind: Kind = "answerable" if asked["answerable"] else "adversarial"
         for case_kind, without in ((kind, frozenset[int]()), ("off topic", own)):
             found = index.best(asked["question"], passages, without=without)
-            cases.append(
-                _case(case_kind, asked, [entries[number] for number in found], numbers[asked["passage_id"]])
-            )
+            cases.append(_case(case_kind, asked, [entries[number] for number in found], numbers[asked["passage_id"]]))
     return cases
 
 
 def _english(path: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [line for line in lines if line.get("lang", "en") == "en"]
+
+
+def _web_passages(path: Path) -> Iterator[dict[str, Any]]:
+    """The pages that WiCE's claims cite, cut at line ends into passages of about 130 words."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            head, _, text = json.loads(line)["context"].partition("\n")
+            passage: list[str] = []
+            for part in text.split("\n"):
+                passage.append(part)
+                if sum(len(kept.split()) for kept in passage) >= 130:
+                    yield {"_id": "web", "title": head.rpartition("TITLE:")[2].strip(), "text": "\n".join(passage)}
+                    passage = []
 
 
 def _case(kind: Kind, asked: dict[str, Any], found: list[dict[str, Any]], right_passage: int) -> Case:

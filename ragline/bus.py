@@ -102,14 +102,25 @@ class Bus:
         while True:
             try:
                 await self.broker.connect()
-                # All at once, unlike `broker.start`: joining a group takes the embedded broker seconds.
-                await asyncio.gather(*(subscriber.start() for subscriber in self.broker.subscribers))
+                await self._start_subscribers()
                 self.broker.running = True
                 return
             except (KafkaError, OSError) as error:
                 if time.monotonic() > deadline:
                     raise TransientError(f"Kafka cannot be reached: {error}") from error
                 await asyncio.sleep(0.5)
+
+    async def _start_subscribers(self) -> None:
+        """All at once, unlike `broker.start`: joining a group takes the embedded broker seconds."""
+        waiting = [subscriber for subscriber in self.broker.subscribers if not subscriber.running]
+        outcomes = await asyncio.gather(*(subscriber.start() for subscriber in waiting), return_exceptions=True)
+        failures = []
+        for subscriber, outcome in zip(waiting, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                await subscriber.stop()
+                failures.append(outcome)
+        if failures:
+            raise failures[0]
 
     async def stop(self) -> None:
         """Finish the batches under way (bounded), commit their offsets and disconnect."""
@@ -231,6 +242,8 @@ class _Subscription:
         self._handler = handler
         self._policy = policy
         self._dead_letter_times: deque[float] = deque(maxlen=policy.dead_letters_per_minute)
+        self._done: set[tuple[int, int]] = set()
+        """What is done of a batch that stalls, by partition and offset: it is read again, not done again."""
 
     async def on_batch(self, records: Sequence[Record]) -> None:
         lanes: dict[tuple[int, bytes | None], list[Record]] = {}
@@ -239,20 +252,26 @@ class _Subscription:
         failures: list[TransientError] = []
 
         async def run_lane(lane: Iterable[Record]) -> None:
-            # A stalled lane must not cancel the others: what they have done need not be done again.
+            # A stalled lane must not cancel the others.
             try:
                 for record in lane:
-                    await self._deliver(record)
+                    position = (record.partition, record.offset)
+                    if position not in self._done:
+                        await self._deliver(record)
+                        self._done.add(position)
             except TransientError as error:
                 failures.append(error)
 
         async with asyncio.TaskGroup() as group:
-            for lane in lanes.values():
-                group.create_task(run_lane(lane))
+            tasks = [group.create_task(run_lane(lane)) for lane in lanes.values()]
+        if any(task.cancelled() for task in tasks):
+            # A handler gave up by itself; a TaskGroup passes over that as if the lane had been handled.
+            failures.append(TransientError("a handler was cancelled"))
         self._bus.mark_stalled(self._kind.topic, stalled=bool(failures))
         if failures:
             log.warning("batch_stalls", topic=self._kind.topic, error=str(failures[0]))
             raise failures[0]
+        self._done.clear()
 
     async def _deliver(self, record: Record) -> None:
         with self._bus.start_consumer_span(self._kind, record) as span:
@@ -268,12 +287,11 @@ class _Subscription:
                 raise
 
     async def _handle_with_retries(self, record: Record) -> None:
-        received = decode(self._kind, record.value or b"", _headers(record), origin=_origin(record))
         give_up = time.monotonic() + self._policy.retry_for_s
         backoff_s = self._policy.first_backoff_s
         while True:
             try:
-                await self._handler(received)
+                await self._handler(decode(self._kind, record.value or b"", _headers(record), origin=_origin(record)))
                 return
             except TransientError as error:
                 log.info("record_retried", topic=record.topic, origin=_origin(record), error=str(error))

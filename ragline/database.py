@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from ragline.errors import ConfigurationError, TransientError
+from ragline.errors import ConfigurationError, PermanentError, TransientError
 
 Connection = AsyncConnection[DictRow]
 
@@ -25,6 +25,8 @@ _MIGRATING = threading.Lock()
 
 _RETRIED = (
     psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,  # a server that is not, or no longer, the primary
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
     PoolTimeout,
@@ -35,12 +37,11 @@ class Database:
     """A service's connections, with `search_path` set to its own schema.
 
     Every statement is bounded by `statement_timeout_s`. A database that cannot be reached, a lost
-    connection, a deadlock and a time-out are TransientError.
+    connection, a deadlock and a time-out are TransientError; a value that PostgreSQL cannot hold, such as
+    text with a NUL, is PermanentError.
     """
 
-    def __init__(
-        self, url: str, schema: str, *, pool_size: int = 8, statement_timeout_s: float = 15.0
-    ) -> None:
+    def __init__(self, url: str, schema: str, *, pool_size: int = 8, statement_timeout_s: float = 15.0) -> None:
         if not re.fullmatch(r"[a-z_]+", schema):
             raise ConfigurationError(f"{schema!r} is not a schema name")
         self.url = url
@@ -77,6 +78,8 @@ class Database:
                 yield connection
         except _RETRIED as error:
             raise TransientError(f"PostgreSQL (schema {self.schema}): {_first_line(error)}") from error
+        except psycopg.DataError as error:
+            raise PermanentError(f"a value cannot be stored: {_first_line(error)}", reason="INVALID_VALUE") from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -115,9 +118,7 @@ def migrate(url: str, schema: str, folder: Path) -> None:
     engine = create_engine(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url))
     try:
         with _MIGRATING, engine.begin() as connection:
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"ragline.{schema}"}
-            )
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"ragline.{schema}"})
             connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
             connection.execute(text(f'SET LOCAL search_path = "{schema}"'))
 

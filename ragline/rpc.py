@@ -9,8 +9,8 @@ cancellation (design: measured facts).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -42,6 +42,9 @@ log = structlog.get_logger(__name__)
 DOMAIN: Final = "ragline"
 DEFAULT_DEADLINE_S: Final = 60.0
 """For callers that set none: no call runs for ever."""
+LIVENESS: Final = "live"
+"""What a liveness probe asks the health service for: SERVING as long as the process answers. To ask for
+readiness instead would restart a service because Kafka is down."""
 _OPEN_PREFIXES: Final = ("/grpc.health.", "/grpc.reflection.")
 
 _CODES: Final[tuple[tuple[type[RaglineError], grpc.StatusCode], ...]] = (
@@ -76,7 +79,8 @@ def status_of(error: RaglineError) -> tuple[grpc.StatusCode, status_pb2.Status]:
             quota.violations.add(subject=subject, description=description)
         details.append(quota)
         if error.retry_after_s is not None:
-            delay = duration_pb2.Duration(seconds=max(0, int(error.retry_after_s)))
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(max(0, round(error.retry_after_s * 1000)))
             details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:
@@ -111,10 +115,8 @@ def error_from(error: grpc.aio.AioRpcError) -> RaglineError:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             quota, retry = details.get("QuotaFailure"), details.get("RetryInfo")
             violations = tuple((v.subject, v.description) for v in quota.violations) if quota else ()
-            retry_after_s = float(retry.retry_delay.seconds) if retry else None
-            return ResourceExhausted(
-                message, reason=reason, retry_after_s=retry_after_s, violations=violations
-            )
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000 if retry else None
+            return ResourceExhausted(message, reason=reason, retry_after_s=retry_after_s, violations=violations)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return TransientError(message, reason="DEADLINE_EXCEEDED")
         case _:
@@ -165,9 +167,7 @@ class _Edge(grpc.aio.ServerInterceptor):
             )
         raise TypeError(f"{method}: client streaming is not served")
 
-    def _unary(
-        self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
-    ) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _unary(self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def serve(request: Any, context: Any) -> Any:
             with self._span(method, context) as span:
                 try:
@@ -180,27 +180,24 @@ class _Edge(grpc.aio.ServerInterceptor):
         return serve
 
     def _stream(
-        self, method: str, inner: Callable[[Any, Any], AsyncIterator[Any]]
-    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
+        self, method: str, inner: Callable[[Any, Any], AsyncGenerator[Any, None]]
+    ) -> Callable[[Any, Any], Awaitable[None]]:
+        # No generator: one that is left at its yield would end later, in another task and context.
+        async def serve(request: Any, context: Any) -> None:
             with self._span(method, context) as span:
-                responses = inner(request, context)
                 try:
-                    async with asyncio.timeout(_time_left_s(context)):
+                    async with asyncio.timeout(_time_left_s(context)), aclosing(inner(request, context)) as responses:
                         self._admit(method, context, span)
                         async for response in responses:
-                            yield response
+                            await context.write(response)
                 except BaseException as error:  # noqa: BLE001 (as above)
-                    await responses.aclose()  # type: ignore[attr-defined]
                     await _abort(context, span, error)
 
         return serve
 
     @contextmanager
     def _span(self, method: str, context: Any) -> Any:
-        metadata = {
-            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-        }
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         service, _, name = method.removeprefix("/").partition("/")
         with self._telemetry.tracer.start_as_current_span(
             f"{service}/{name}",
@@ -230,14 +227,16 @@ def _time_left_s(context: Any) -> float:
 
 async def _abort(context: Any, span: Span, error: BaseException) -> None:
     """End the call with the error's status; cancellation is passed on."""
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        span.set_status(Status(StatusCode.ERROR, "cancelled"))
-        span.set_attribute("rpc.grpc.status_code", grpc.StatusCode.CANCELLED.value[0])
+    if isinstance(error, asyncio.CancelledError):
+        # gRPC itself cancels a handler whose deadline has passed, as it does when the caller leaves.
+        code = grpc.StatusCode.CANCELLED if _time_left_s(context) else grpc.StatusCode.DEADLINE_EXCEEDED
+        span.set_status(Status(StatusCode.ERROR, code.name.lower()))
+        span.set_attribute("rpc.grpc.status_code", code.value[0])
         raise error
     if isinstance(error, TimeoutError):
         code, status = grpc.StatusCode.DEADLINE_EXCEEDED, None
         message = "the deadline passed"
-    elif isinstance(error, RaglineError):
+    elif isinstance(error, PermanentError | TransientError):
         code, status = status_of(error)
         message = str(error)
     elif isinstance(error, grpc.aio.AbortError):
@@ -302,13 +301,12 @@ class RpcServer:
             raise TransientError(f"{self._requested} is in use or cannot be bound") from error
         self.address = f"{self._requested.rpartition(':')[0]}:{port}"
         await self.set_ready(ready=False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
 
     async def set_ready(self, *, ready: bool) -> None:
         """What health checks answer."""
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", *self._services):
             await self._health.set(service, status)
 

@@ -13,17 +13,19 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import structlog
 
 from ragline import faults
 from ragline.bus import Bus
-from ragline.database import Database, package_folder
 from ragline.errors import RaglineError
 from ragline.rpc import RpcServer
 from ragline.settings import Settings
 from ragline.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from ragline.database import Database
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +53,9 @@ class Service:
 
     @property
     def migrations(self) -> Path:
+        # Imported late: the image of a service without a database (retrieve) has no driver for one.
+        from ragline.database import package_folder
+
         return package_folder(f"services.{self.name}") / "migrations"
 
     async def start(self) -> None:
@@ -153,18 +158,13 @@ async def run_service(build: Callable[[Settings], Service], settings: Settings) 
         await asyncio.shield(service.stop())
 
 
-async def _build_and_run(build: Callable[[Settings], Service], settings: Settings) -> None:
-    """Build within the loop: gRPC's servers and channels bind to the one that is current when they are made."""
-    await run_service(build(settings))
-
-
 def serve(build: Callable[[Settings], Service]) -> None:
     """The entry point of a service's process: exits 0 on SIGTERM, 2 with one line on a RaglineError."""
     try:
         settings = Settings.load()
         configure_logging()
         faults.arm(settings.fault)
-        asyncio.run(run_until_signal(_build_and_run(build, settings)))
+        asyncio.run(run_until_signal(run_service(build, settings)))
     except RaglineError as error:
         print(f"ragline: {error}", file=sys.stderr)
         raise SystemExit(2) from error

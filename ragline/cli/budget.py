@@ -65,11 +65,14 @@ def show_budgets(session: Session, budgets: Iterable[gateway_pb2.Budget]) -> Non
         table.add_column(column)
     for budget in budgets:
         resets = datetime.fromtimestamp(budget.resets_unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        table.add_row(
-            budget.level, budget.subject, budget.period, *(f"${value:.6f}" for value in (
-                budget.limit_usd, budget.spent_usd, budget.held_usd, budget.left_usd)), resets,
-        )  # fmt: skip
-    session.console.print(table if table.row_count else "No limit is set.")
+        limit, left = ("none", "any") if budget.unlimited else (_usd(budget.limit_usd), _usd(budget.left_usd))
+        spent, held = _usd(budget.spent_usd), _usd(budget.held_usd)
+        table.add_row(budget.level, budget.subject, budget.period, limit, spent, held, left, resets)
+    session.console.print(table)
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:.6f}"
 
 
 @key_app.command("create")

@@ -18,17 +18,17 @@ from opentelemetry.trace import Link, SpanContext
 
 from ragline.errors import PermanentError, RaglineError, TransientError
 from ragline.faults import fault_point
-from ragline.index.engine import WHOLE_TENANT, NewPoint, VectorEngine
+from ragline.index.engine import NewPoint, VectorEngine
 from ragline.index.versions import IndexVersion
 from ragline.telemetry import Attribute, Telemetry, span_context, trace_headers
 from services.embed.ledger import LEASE_S, Abort, Commit, Conflict, Ledger
 from services.embed.vectors import ChunkVector
-from services.embed.versions import Change
+from services.embed.versions import Change, stored_groups
 
 log = structlog.get_logger(__name__)
 
 MAX_POINTS: Final = 512
-"""Points after which a group is full: bounds the memory and the duration of one commit."""
+"""Points after which a group is full: bounds the memory, the duration and the announcement of one commit."""
 MAX_DOCUMENTS: Final = 64
 
 
@@ -80,14 +80,13 @@ class Committer:
 
     async def run(self) -> None:
         """Commit group after group until cancelled."""
-        generation = await self._generation()
         while True:
             group = await self._next_group()
             try:
-                await self._commit_group(generation, group)
-            except RaglineError as error:
-                self._fail(group, error)
+                await self._commit_group(group)
             except asyncio.CancelledError:
+                while not self._queue.empty():
+                    group.append(self._queue.get_nowait())
                 self._fail(group, TransientError("the service is stopping"))
                 raise
 
@@ -101,16 +100,13 @@ class Committer:
                     if abort is not None:
                         await self._undo(abort)
                         log.warning("abandoned_commit_aborted", version=f"{generation}@{sequence}")
-            except TransientError as error:
-                log.warning("reaper_waits", error=str(error))
-
-    async def _generation(self) -> str:
-        return (await self._ledger.state()).live_generation
+            except (RaglineError, TimeoutError) as error:
+                log.warning("reaper_waits", error=repr(error))
 
     async def _next_group(self) -> list[_Waiting]:
         """Everything that waits now, at most one change of each document, within the bounds."""
         group = [await self._queue.get()]
-        points = len(group[0].prepared.vectors)
+        points = _points(group[0])
         seen = {_document(group[0])}
         while len(group) < MAX_DOCUMENTS and points < MAX_POINTS and not self._queue.empty():
             waiting = self._queue.get_nowait()
@@ -120,35 +116,36 @@ class Committer:
                 continue
             seen.add(_document(waiting))
             group.append(waiting)
-            points += len(waiting.prepared.vectors)
+            points += _points(waiting)
         return group
 
-    async def _commit_group(self, generation: str, group: list[_Waiting]) -> None:
-        """One commit for the group; a document in conflict is failed alone and the rest tried again."""
-        links = [
-            Link(context) for waiting in group if (context := span_context(waiting.prepared.traceparent))
-        ]
-        with self._telemetry.tracer.start_as_current_span("commit", links=links) as span:
-            try:
-                commit = await self._begin(generation, group)
-            except Conflict:
-                if len(group) == 1:
-                    raise
-                for waiting in group:
-                    try:
-                        await self._commit_group(generation, [waiting])
-                    except RaglineError as error:
-                        self._fail([waiting], error)
+    async def _commit_group(self, group: list[_Waiting]) -> None:
+        """One commit for the group; what may be the fault of one document makes each be tried alone."""
+        try:
+            committed = await self._commit_together(group)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is whoever waits that must hear of it)
+            of_all = isinstance(error, TransientError) and not isinstance(error, Conflict)
+            if of_all or len(group) == 1:
+                self._fail(group, error)
                 return
+            for waiting in group:
+                await self._commit_group([waiting])
+            return
+        for waiting in group:
+            if not waiting.done.done():
+                waiting.done.set_result(committed)
+
+    async def _commit_together(self, group: list[_Waiting]) -> Committed:
+        links = [Link(context) for waiting in group if (context := span_context(waiting.prepared.traceparent))]
+        with self._telemetry.tracer.start_as_current_span("commit", links=links) as span:
+            generation = (await self._ledger.state()).live_generation
+            commit = await self._begin(generation, group)
             version = IndexVersion(generation, commit.sequence)
             span.set_attribute(Attribute.INDEX_VERSION, str(version))
             span.set_attribute(Attribute.COMMIT_DOCUMENTS, len(group))
             fault_point("commit.after_begin")
             await self._write_or_abort(commit, group)
-            committed = Committed(version, span.get_span_context())
-            for waiting in group:
-                if not waiting.done.done():
-                    waiting.done.set_result(committed)
+            return Committed(version, span.get_span_context())
 
     async def _begin(self, generation: str, group: list[_Waiting]) -> Commit:
         return await self._ledger.begin(
@@ -159,20 +156,21 @@ class Committer:
         )
 
     async def _write_or_abort(self, commit: Commit, group: list[_Waiting]) -> None:
+        completed = False
         try:
             async with asyncio.timeout(self._write_timeout_s), self._lease(commit):
                 await self._write(commit, [waiting.prepared for waiting in group])
                 fault_point("commit.before_complete")
-                if not await self._ledger.complete(commit):
-                    raise TransientError(
-                        f"commit {commit.generation}@{commit.sequence} was taken over by another writer"
-                    )
+                completed = await self._ledger.complete(commit)
                 fault_point("commit.after_complete")
-        except (RaglineError, TimeoutError, asyncio.CancelledError) as error:
-            await asyncio.shield(self._abort_own(commit))
-            if isinstance(error, TimeoutError):
-                raise TransientError(f"commit {commit.generation}@{commit.sequence} timed out") from error
-            raise
+        except TimeoutError as error:
+            raise TransientError(f"commit {commit.generation}@{commit.sequence} timed out") from error
+        finally:
+            # Whatever happened, cancellation too: not known to be complete means to be undone.
+            if not completed:
+                await asyncio.shield(self._abort_own(commit))
+        if not completed:
+            raise TransientError(f"commit {commit.generation}@{commit.sequence} was taken over by another writer")
 
     async def _write(self, commit: Commit, prepared: list[Prepared]) -> None:
         """Step 3: insert before close, never delete, then count."""
@@ -185,9 +183,7 @@ class Committer:
         for part in prepared:
             if part.change.access_changed:
                 event = part.change.event
-                await self._engine.set_groups(
-                    commit.generation, event.tenant, event.document_id, part.change.groups
-                )
+                await self._engine.set_groups(commit.generation, event.tenant, event.document_id, part.change.groups)
         found = await self._engine.count_opened(commit.generation, commit.sequence)
         if found != len(points):
             raise TransientError(
@@ -215,24 +211,42 @@ class Committer:
         """Undo one's own commit; if even that fails, its lease ends and the reaper does it."""
         try:
             abort = await self._ledger.begin_abort(commit.generation, commit.sequence, token=commit.token)
-            if abort is not None:
+            if abort is None:
+                await self._restore_access(commit)
+            else:
                 fault_point("abort.after_begin")
                 await self._undo(abort)
-        except RaglineError as error:
+        except (RaglineError, TimeoutError) as error:
             log.warning(
-                "abort_left_to_the_reaper", version=f"{commit.generation}@{commit.sequence}", error=str(error)
+                "abort_left_to_the_reaper",
+                version=f"{commit.generation}@{commit.sequence}",
+                error=repr(error),
             )
+
+    async def _restore_access(self, commit: Commit) -> None:
+        """Another writer resolved the commit: what this one wrote of access since must not stay.
+
+        Points are hidden by their aborted sequence, but access is overwritten in place. The ledger is read
+        again after each write, since a newer change of access may be under way.
+        """
+        for change in commit.changes:
+            event, written = change.event, None
+            while change.access_changed:
+                access = await self._ledger.access(commit.generation, event.tenant, event.document_id)
+                if access == written:
+                    break
+                await self._engine.set_groups(commit.generation, event.tenant, event.document_id, access)
+                written = access
 
     async def _undo(self, abort: Abort) -> None:
         async with asyncio.timeout(self._write_timeout_s), self._lease(abort):
             await self._engine.sweep(abort.generation, abort.sequence, abort.opened, abort.closed)
             for tenant, document_id, acl in abort.documents:
-                groups = (WHOLE_TENANT,) if acl is None else acl
-                await self._engine.set_groups(abort.generation, tenant, document_id, groups)
+                await self._engine.set_groups(abort.generation, tenant, document_id, stored_groups(acl))
             await self._ledger.finish_abort(abort)
 
     @staticmethod
-    def _fail(group: list[_Waiting], error: RaglineError) -> None:
+    def _fail(group: list[_Waiting], error: Exception) -> None:
         for waiting in group:
             if not waiting.done.done():
                 waiting.done.set_exception(error)
@@ -241,6 +255,11 @@ class Committer:
 def _document(waiting: _Waiting) -> tuple[str, str]:
     event = waiting.prepared.change.event
     return event.tenant, event.document_id
+
+
+def _points(waiting: _Waiting) -> int:
+    """How many points the engine and the announcement of the commit are told of."""
+    return len(waiting.prepared.change.open) + len(waiting.prepared.change.close)
 
 
 def _new_points(commit: Commit, prepared: Prepared) -> list[NewPoint]:

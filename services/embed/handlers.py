@@ -81,9 +81,7 @@ class Indexer:
         """Both vectors for every chunk to open; nothing is reserved yet."""
         texts = await self._texts(change)
         with self._tracer.start_as_current_span("embed chunks") as span:
-            vectors, embedded = await self._encoder.encode(
-                [(e.chunk_id, texts[e.content_hash]) for e in change.open]
-            )
+            vectors, embedded = await self._encoder.encode([(e.chunk_id, texts[e.content_hash]) for e in change.open])
             span.set_attribute(Attribute.CHUNKS_EMBEDDED, embedded)
         return Prepared(change, vectors, trace_headers().get("traceparent"))
 

@@ -46,7 +46,8 @@ class History:
               (SELECT count(*) FROM document d WHERE d.generation = g.generation AND NOT d.deleted) AS documents,
               (SELECT count(*) FROM point p WHERE p.generation = g.generation AND p.valid_from <= g.watermark
                  AND (p.valid_to IS NULL OR p.valid_to > g.watermark)) AS points,
-              (SELECT count(*) FROM point p WHERE p.generation = g.generation AND p.valid_to <= g.watermark) AS closed_points,
+              (SELECT count(*) FROM point p WHERE p.generation = g.generation
+                 AND p.valid_to <= g.watermark) AS closed_points,
               (SELECT count(*) FROM index_commit c WHERE c.generation = g.generation
                  AND c.state IN ('pending', 'aborting')) AS pending_commits,
               (SELECT count(*) FROM index_commit c WHERE c.generation = g.generation
@@ -162,6 +163,4 @@ class History:
 def _unaltered(point: StoredPoint, wanted: tuple[str, str, str]) -> bool:
     payload = point.payload
     text_hash = content_hash(embedder_input(payload.heading_path, payload.text))
-    return (payload.chunk_id, payload.content_hash, payload.metadata_hash) == wanted and text_hash == wanted[
-        1
-    ]
+    return (payload.chunk_id, payload.content_hash, payload.metadata_hash) == wanted and text_hash == wanted[1]

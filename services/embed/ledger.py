@@ -18,7 +18,7 @@ from ragline.database import Connection, Database
 from ragline.errors import ConfigurationError, TransientError
 from ragline.index.fingerprint import Fingerprint
 from ragline.outbox import Outbox
-from services.embed.versions import Change, CurrentDocument, OpenPoint
+from services.embed.versions import Change, CurrentDocument, OpenPoint, stored_groups
 
 LEASE_S: Final = 5.0
 """How long a writer may be silent before another may abort its commit."""
@@ -90,11 +90,22 @@ class Ledger:
             return "g1"
 
     async def current_document(self, generation: str, tenant: str, document_id: str) -> CurrentDocument:
-        """The newest complete version with its visible points; an unknown document is an empty, deleted one."""
+        """The newest complete version with its visible points; an unknown document is an empty, deleted one.
+
+        Raises Conflict while a commit of the document is unresolved.
+        """
         async with self._database.transaction() as connection:
             # One snapshot: a commit that completes between the two reads must not be seen by halves.
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             key = (generation, tenant, document_id)
+            cursor = await connection.execute(
+                "SELECT 1 FROM document_version WHERE generation = %s AND tenant = %s AND document_id = %s "
+                "AND unresolved",
+                key,
+            )
+            if await cursor.fetchone() is not None:
+                # Its points are neither there nor gone: a plan made now would be wrong after an abort.
+                raise Conflict(f"document {document_id!r} has an unresolved commit")
             cursor = await connection.execute(
                 "SELECT * FROM document WHERE generation = %s AND tenant = %s AND document_id = %s", key
             )
@@ -116,6 +127,16 @@ class Ledger:
             acl_revision=row["acl_revision"],
             points=points,
         )
+
+    async def access(self, generation: str, tenant: str, document_id: str) -> tuple[str, ...]:
+        """Who may read a document, as the engine stores it; nobody an unknown one."""
+        row = await self._database.fetch_one(
+            "SELECT acl FROM document WHERE generation = %s AND tenant = %s AND document_id = %s",
+            (generation, tenant, document_id),
+        )
+        if row is None:
+            return ()
+        return stored_groups(None if row["acl"] is None else tuple(row["acl"]))
 
     # --- step 2 of the protocol ---------------------------------------------------------------------
 
@@ -164,7 +185,8 @@ class Ledger:
         cursor = await connection.execute(
             """
             INSERT INTO document_version (generation, sequence, tenant, document_id, op, document_version, revision,
-                acl, acl_revision, title, uri, metadata, manifest, manifest_hash, opened, closed, changed_at, traceparent)
+                acl, acl_revision, title, uri, metadata, manifest, manifest_hash, opened, closed, changed_at,
+                traceparent)
             VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             ON CONFLICT (generation, tenant, document_id) WHERE unresolved DO NOTHING
             """,
@@ -206,7 +228,8 @@ class Ledger:
         """Extend the lease; False when another writer has taken the commit away."""
         rows = await self._database.fetch(
             "UPDATE index_commit SET lease_until = clock_timestamp() + make_interval(secs => %s) "
-            "WHERE generation = %s AND sequence = %s AND token = %s AND state IN ('pending', 'aborting') RETURNING 1 AS ok",
+            "WHERE generation = %s AND sequence = %s AND token = %s AND state IN ('pending', 'aborting') "
+            "RETURNING 1 AS ok",
             (LEASE_S, commit.generation, commit.sequence, commit.token),
         )
         return bool(rows)
@@ -276,9 +299,7 @@ class Ledger:
                 "SELECT point_id FROM point WHERE generation = %s AND valid_from = %s", key
             )
             opened_ids = tuple(row["point_id"] for row in await opened.fetchall())
-            closed = await connection.execute(
-                "SELECT point_id FROM point WHERE generation = %s AND valid_to = %s", key
-            )
+            closed = await connection.execute("SELECT point_id FROM point WHERE generation = %s AND valid_to = %s", key)
             closed_ids = tuple(row["point_id"] for row in await closed.fetchall())
             documents = await connection.execute(
                 "SELECT v.tenant, v.document_id, d.acl FROM document_version v "
@@ -306,9 +327,7 @@ class Ledger:
             if cursor.rowcount == 0:
                 return False
             await connection.execute("DELETE FROM point WHERE generation = %s AND valid_from = %s", key)
-            await connection.execute(
-                "UPDATE point SET valid_to = NULL WHERE generation = %s AND valid_to = %s", key
-            )
+            await connection.execute("UPDATE point SET valid_to = NULL WHERE generation = %s AND valid_to = %s", key)
             await connection.execute(
                 "UPDATE document_version SET unresolved = false WHERE generation = %s AND sequence = %s", key
             )
@@ -344,9 +363,7 @@ class Ledger:
         )
         passed = await cursor.fetchall()
         if passed:
-            cursor = await connection.execute(
-                "SELECT fingerprint FROM generation WHERE generation = %s", (generation,)
-            )
+            cursor = await connection.execute("SELECT fingerprint FROM generation WHERE generation = %s", (generation,))
             row = await cursor.fetchone()
             fingerprint = Fingerprint.parse(row["fingerprint"]) if row else Fingerprint()
             for commit in passed:

@@ -13,13 +13,17 @@ class StagedParts:
         self._database = database
 
     async def assemble(self, event: ChunksReady) -> ChunksReady | None:
-        """The whole version once its last part is here, None before; repeating a part changes nothing."""
+        """The whole version once its last part is here, None before; repeating a part changes nothing.
+
+        Parts of several announcements of a version may be mixed, unless it was divided into another number.
+        """
         if event.parts == 1:
             return event
         async with self._database.transaction() as connection:
             await connection.execute(
                 "INSERT INTO staged_part (tenant, document_id, document_version, part, parts, body) "
-                "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                "VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (tenant, document_id, document_version, part) "
+                "DO UPDATE SET parts = EXCLUDED.parts, body = EXCLUDED.body",
                 (
                     event.tenant,
                     event.document_id,
@@ -31,8 +35,8 @@ class StagedParts:
             )
             cursor = await connection.execute(
                 "SELECT body FROM staged_part WHERE tenant = %s AND document_id = %s AND document_version = %s "
-                "ORDER BY part",
-                (event.tenant, event.document_id, event.document_version),
+                "AND parts = %s ORDER BY part",
+                (event.tenant, event.document_id, event.document_version, event.parts),
             )
             rows = await cursor.fetchall()
         if len(rows) < event.parts:

@@ -67,9 +67,7 @@ class IndexServicer(indexing_pb2_grpc.IndexServiceServicer):
 
     async def GetVersion(self, request: pb.GetVersionRequest, context: Any) -> pb.GetVersionResponse:
         version = IndexVersion.parse(request.version)
-        return pb.GetVersionResponse(
-            version=str(version), fingerprint=str(await self._history.fingerprint(version))
-        )
+        return pb.GetVersionResponse(version=str(version), fingerprint=str(await self._history.fingerprint(version)))
 
     async def ListCommits(self, request: pb.ListCommitsRequest, context: Any) -> pb.ListCommitsResponse:
         if not 0 <= request.limit <= 1000:
@@ -104,13 +102,9 @@ class IndexServicer(indexing_pb2_grpc.IndexServiceServicer):
             altered=found.altered,
         )
 
-    async def GetIngestTraces(
-        self, request: pb.GetIngestTracesRequest, context: Any
-    ) -> pb.GetIngestTracesResponse:
+    async def GetIngestTraces(self, request: pb.GetIngestTracesRequest, context: Any) -> pb.GetIngestTracesResponse:
         try:
             points = [uuid.UUID(point) for point in request.point_ids]
         except ValueError as error:
             raise InvalidArgument("point_ids", "must be UUIDs") from error
-        return pb.GetIngestTracesResponse(
-            traceparents=await self._history.ingest_traces(request.generation, points)
-        )
+        return pb.GetIngestTracesResponse(traceparents=await self._history.ingest_traces(request.generation, points))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragline.database import Database
+from ragline.errors import TransientError
 from ragline.index.engine import NewPoint, Payload, SparseVector
 from ragline.index.identity import embedder_input
 from ragline.models.embedding import Embedder
@@ -104,20 +105,34 @@ class VectorCache:
                 requests.append(self._queue.get_nowait())
                 size += len(requests[-1].chunks)
             try:
-                vectors = await self._embed_and_store(
-                    [chunk for request in requests for chunk in request.chunks]
-                )
-                for request in requests:
-                    if not request.done.done():
-                        request.done.set_result(vectors)
-            except BaseException as error:
-                for request in requests:
-                    if not request.done.done():
-                        request.done.set_exception(
-                            error if isinstance(error, Exception) else asyncio.CancelledError()
-                        )
-                if not isinstance(error, Exception):
-                    raise
+                await self._serve(requests)
+            except asyncio.CancelledError:
+                while not self._queue.empty():
+                    requests.append(self._queue.get_nowait())
+                # Never a CancelledError: to whoever waits it would look like their own cancellation.
+                self._fail(requests, TransientError("the service is stopping"))
+                raise
+
+    async def _serve(self, requests: Sequence[_Request]) -> None:
+        """Embed the requests together; what may be the fault of one of them makes each be tried alone."""
+        try:
+            vectors = await self._embed_and_store([chunk for request in requests for chunk in request.chunks])
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is whoever waits that must hear of it)
+            if isinstance(error, TransientError) or len(requests) == 1:
+                self._fail(requests, error)
+                return
+            for request in requests:
+                await self._serve([request])
+            return
+        for request in requests:
+            if not request.done.done():
+                request.done.set_result(vectors)
+
+    @staticmethod
+    def _fail(requests: Sequence[_Request], error: Exception) -> None:
+        for request in requests:
+            if not request.done.done():
+                request.done.set_exception(error)
 
     async def _embed_and_store(self, chunks: Sequence[ChunkText]) -> dict[str, Vector]:
         distinct = {chunk.content_hash: chunk for chunk in chunks}
@@ -159,9 +174,7 @@ class ChunkEncoder:
         if missing:
             vectors.update(await self._cache.embed(list(missing.values())))
         encoded = tuple(
-            ChunkVector(
-                chunk_id, chunk, vectors[chunk.content_hash], self._sparse.document(chunk.embedder_input)
-            )
+            ChunkVector(chunk_id, chunk, vectors[chunk.content_hash], self._sparse.document(chunk.embedder_input))
             for chunk_id, chunk in chunks
         )
         return encoded, len(missing)

@@ -68,7 +68,7 @@ class Change:
     @property
     def groups(self) -> tuple[str, ...]:
         """The access list as the engine stores it."""
-        return (WHOLE_TENANT,) if self.acl is None else self.acl
+        return stored_groups(self.acl)
 
     def point_ids(self, generation: str, sequence: int) -> tuple[uuid.UUID, ...]:
         """The ids of the points that this change opens at a sequence, in the order of `open`."""
@@ -78,14 +78,17 @@ class Change:
         """What the change adds to the index's fingerprint."""
         tenant, document = self.event.tenant, self.event.document_id
         opened = Fingerprint.of(
-            Element(tenant, document, entry.chunk_id, entry.content_hash, self.metadata_hash)
-            for entry in self.open
+            Element(tenant, document, entry.chunk_id, entry.content_hash, self.metadata_hash) for entry in self.open
         )
         closed = Fingerprint.of(
-            Element(tenant, document, point.chunk_id, point.content_hash, point.metadata_hash)
-            for point in self.close
+            Element(tenant, document, point.chunk_id, point.content_hash, point.metadata_hash) for point in self.close
         )
         return opened.minus(closed)
+
+
+def stored_groups(acl: tuple[str, ...] | None) -> tuple[str, ...]:
+    """An access list as the engine stores it."""
+    return (WHOLE_TENANT,) if acl is None else acl
 
 
 def plan_change(current: CurrentDocument, event: ChunksReady) -> Change | Unchanged:
@@ -100,14 +103,14 @@ def plan_change(current: CurrentDocument, event: ChunksReady) -> Change | Unchan
     if event.document_version == current.document_version:
         if manifest != current.manifest_hash:
             raise PermanentError(
-                f"document {event.document_id!r} version {event.document_version} is committed "
-                "with another manifest",
+                f"document {event.document_id!r} version {event.document_version} is committed with another manifest",
                 reason="MANIFEST_CONFLICT",
             )
         return Unchanged("already committed")
     metadata = metadata_hash({"title": event.title, "uri": event.uri, "metadata": event.metadata})
     acl, acl_revision = _newest_access(current, event)
-    access_changed = bool(current.points) and acl != current.acl
+    # Also when nothing is visible now: access counts for the old versions too, which can still be read.
+    access_changed = current.base > 0 and acl != current.acl
     # An access change names the whole manifest too: if the version before it never arrived, it heals that.
     wanted = () if event.op == "delete" else event.manifest
     opened, closed = _difference(current.points, wanted, metadata)
@@ -138,7 +141,7 @@ def _difference(
 
 def _newest_access(current: CurrentDocument, event: ChunksReady) -> tuple[tuple[str, ...] | None, int]:
     """Access has its own revision: an older one never overwrites a newer one."""
-    if event.op == "delete" or event.acl_revision < current.acl_revision:
+    if event.acl_revision < current.acl_revision:
         return current.acl, current.acl_revision
     return event.acl, event.acl_revision
 

@@ -44,9 +44,7 @@ class Policy:
         """The question with the defaults filled in; raises InvalidArgument that names the field."""
         text = question.text.strip()
         if not 1 <= len(text) <= MAX_QUESTION_CHARACTERS:
-            raise InvalidArgument(
-                "question", f"has {len(text)} characters; ask with 1 to {MAX_QUESTION_CHARACTERS}"
-            )
+            raise InvalidArgument("question", f"has {len(text)} characters; ask with 1 to {MAX_QUESTION_CHARACTERS}")
         if "\x00" in text:
             raise InvalidArgument("question", "contains a NUL character; leave it out")
         if not 0 <= question.evidence_limit <= MAX_EVIDENCE:

@@ -104,16 +104,12 @@ class Answers:
             }
             updated = await connection.execute(_ATTACH_EVALUATION, values)
             if updated.rowcount == 0:
-                found = await connection.execute(
-                    "SELECT id FROM answer WHERE tenant = %(tenant)s AND id = %(id)s", key
-                )
+                found = await connection.execute("SELECT id FROM answer WHERE tenant = %(tenant)s AND id = %(id)s", key)
                 if await found.fetchone() is None:
                     raise _no_answer(evaluation.answer_id)
 
     async def _passages(self, answer_id: str) -> tuple[Passage, ...]:
-        rows = await self._database.fetch(
-            "SELECT * FROM evidence WHERE answer_id = %s ORDER BY number", (answer_id,)
-        )
+        rows = await self._database.fetch("SELECT * FROM evidence WHERE answer_id = %s ORDER BY number", (answer_id,))
         return tuple(_passage(row) for row in rows)
 
 
@@ -125,9 +121,7 @@ def _may_read(reader: Identity, row: Mapping[str, Any]) -> bool:
 
 
 def _no_answer(answer_id: str) -> NotFound:
-    return NotFound(
-        f"there is no answer {answer_id[:64]!r} that you may read; check the id and whose key it is"
-    )
+    return NotFound(f"there is no answer {answer_id[:64]!r} that you may read; check the id and whose key it is")
 
 
 def _columns(answer: Answer) -> dict[str, Any]:

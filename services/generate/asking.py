@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Final
 
 import structlog
-from opentelemetry.trace import Status, StatusCode, Tracer
+from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from ragline.errors import RaglineError, TransientError
 from ragline.identity import Identity
@@ -121,10 +121,7 @@ class Asking:
         with self._stage(draft, "prompt"):
             draft.prompt = render(
                 draft.question.text,
-                [
-                    Evidence(p.number, p.document_id, p.title, p.heading_path, p.text)
-                    for p in draft.retrieved.passages
-                ],
+                [Evidence(p.number, p.document_id, p.title, p.heading_path, p.text) for p in draft.retrieved.passages],
                 token_budget=self._policy.prompt_tokens,
                 count_tokens=lambda text: self._model.count_tokens(model, text),
             )
@@ -144,32 +141,30 @@ class Asking:
             draft.text = REFUSAL
             yield REFUSAL
             return
-        span = start_model_span(self._tracer, draft.question.model, self._policy.max_tokens)
-        began = time.perf_counter()
-        draft.sent = True
         chunks = self._model.stream(
             draft.prompt,
             model=draft.question.model,
             max_tokens=self._policy.max_tokens,
             timeout_s=min(self._policy.model_timeout_s, give_up - time.monotonic()),
         )
-        try:
+        with self._model_span(draft) as span:
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    if chunk.usage is not None:
-                        draft.usage = chunk.usage
                     if chunk.finish_reason is not None:
                         span.set_attribute(GenAi.FINISH_REASONS, [chunk.finish_reason])
-                        draft.outcome = "cut" if chunk.finish_reason == "length" else "complete"
-                    # PostgreSQL cannot store NUL.
-                    if text := chunk.text.replace("\x00", ""):
-                        if not draft.text:
-                            draft.mark("first_token", began)
-                        draft.text += text
+                    if text := draft.take(chunk):
                         yield text
                     if len(draft.text) > self._policy.max_tokens * _CHARACTERS_OF_A_TOKEN:
                         draft.outcome = "cut"
                         break
+
+    @contextmanager
+    def _model_span(self, draft: Draft) -> Iterator[Span]:
+        """The model call's span; notes whether the call was sent, how long it took and what it used."""
+        span = start_model_span(self._tracer, draft.question.model, self._policy.max_tokens)
+        draft.call_began = time.perf_counter()
+        try:
+            yield span
         except (ModelError, ModelRejected) as error:
             draft.sent = error.sent
             span.set_status(Status(StatusCode.ERROR, error.reason))
@@ -178,7 +173,7 @@ class Asking:
             span.set_status(Status(StatusCode.ERROR, "cancelled"))
             raise
         finally:
-            draft.mark("model", began)
+            draft.mark("model", draft.call_began)
             used, _ = self._used(draft)
             span.set_attribute(GenAi.INPUT_TOKENS, used.prompt_tokens)
             span.set_attribute(GenAi.OUTPUT_TOKENS, used.completion_tokens)
@@ -196,7 +191,7 @@ class Asking:
         )
         describe_answer(draft.span, answer)
         with self._stage(draft, "store"):
-            await self._recorder.record(Ending(answer, draft.reservation, draft.sent, draft.traceparent))
+            await self._recorder.record(Ending(answer, draft.reservation, draft.owes, draft.traceparent))
         store_ms = draft.latency_ms["store"]
         total_ms = round(answer.latency_ms["total"] + store_ms, 3)
         return replace(answer, latency_ms={**answer.latency_ms, "store": store_ms, "total": total_ms})
@@ -211,7 +206,7 @@ class Asking:
 
     def _used(self, draft: Draft) -> tuple[Usage, Decimal]:
         """Tokens and cost; where the provider reported none, the tokens counted here at the hold."""
-        if draft.reservation is None or not draft.sent:
+        if draft.reservation is None or not draft.owes:
             return _NOTHING_USED, Decimal(0)
         if draft.usage is not None and draft.usage.reported:
             return draft.usage, self._prices.cost_usd(draft.question.model, draft.usage)
@@ -234,9 +229,7 @@ class Asking:
         """A stage with a span of its own; nothing is yielded to the caller while it is open."""
         with (
             draft.timed(name),
-            self._tracer.start_as_current_span(
-                name, record_exception=False, set_status_on_exception=False
-            ) as span,
+            self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span,
         ):
             try:
                 yield

@@ -88,9 +88,7 @@ def refusal(levels: Sequence[Budget], amount_usd: Decimal, now: datetime) -> Res
     if any(level.limit_usd is not None and amount_usd > level.limit_usd for level in refusing):
         retry_after_s = None
         advice = "it exceeds the whole limit: raise that, or ask with less evidence or a cheaper model"
-    elif all(
-        level.limit_usd is None or level.spent_usd + amount_usd <= level.limit_usd for level in refusing
-    ):
+    elif all(level.limit_usd is None or level.spent_usd + amount_usd <= level.limit_usd for level in refusing):
         retry_after_s = _HOLDS_SETTLE_S
         advice = "calls under way hold the rest: try again in a few seconds"
     else:
@@ -175,9 +173,7 @@ class Budgets:
         parameters = {"id": reservation_id, "actual": actual_usd, "state": state}
         for row in await self._rows(sql.END, parameters, connection):
             if row["overrun_usd"] > 0:
-                log.error(
-                    "budget_overrun", reservation=str(reservation_id), overrun_usd=str(row["overrun_usd"])
-                )
+                log.error("budget_overrun", reservation=str(reservation_id), overrun_usd=str(row["overrun_usd"]))
 
     async def expire_leases(self) -> int:
         """Settle at the hold what nobody has settled in time; returns how many."""
@@ -204,9 +200,7 @@ class Budgets:
         """The present windows of a user and of the tenant, limited or not."""
         return tuple(_budget(row) for row in await self._rows(sql.SHOW, {"tenant": tenant, "user": user}))
 
-    async def set_limit(
-        self, tenant: str, *, user: str | None, period: str, limit_usd: Decimal, set_by: str
-    ) -> Budget:
+    async def set_limit(self, tenant: str, *, user: str | None, period: str, limit_usd: Decimal, set_by: str) -> Budget:
         """Set the limit of a user, or of the whole tenant when `user` is None; returns what it means now.
 
         It is in force for every reservation that begins after this returns.

@@ -18,7 +18,7 @@ from services.generate.admission import Question
 from services.generate.answer import Answer, Outcome
 from services.generate.budget import Reservation
 from services.generate.citations import check_citations
-from services.generate.model import Usage
+from services.generate.model import ModelChunk, Usage
 from services.generate.prompts import REFUSAL, Prompt
 from services.generate.retrieval import Retrieved
 
@@ -36,8 +36,9 @@ class Draft:
         self.prompt: Prompt | None = None
         self.prompt_tokens = 0
         self.reservation: Reservation | None = None
-        self.sent = False
-        """Whether the model call may have reached the provider, and so may cost something."""
+        self.call_began: float | None = None
+        self.sent = True
+        """Whether the model call, once begun, may have reached the provider, and so may cost something."""
         self.text = ""
         self.usage: Usage | None = None
         self.outcome: Outcome = "complete"
@@ -58,6 +59,23 @@ class Draft:
     def mark(self, stage: str, began: float) -> None:
         """Note the milliseconds since `began`, a reading of `time.perf_counter`."""
         self.latency_ms[stage] = round((time.perf_counter() - began) * 1000, 3)
+
+    def take(self, chunk: ModelChunk) -> str:
+        """Add a piece of the model's answer; returns its text."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.finish_reason is not None:
+            self.outcome = "cut" if chunk.finish_reason == "length" else "complete"
+        text = chunk.text.replace("\x00", "")  # PostgreSQL cannot store NUL
+        if text and not self.text and self.call_began is not None:
+            self.mark("first_token", self.call_began)
+        self.text += text
+        return text
+
+    @property
+    def owes(self) -> bool:
+        """Whether a model call was begun and may have been sent: then its hold is settled, not given back."""
+        return self.call_began is not None and self.sent
 
     @property
     def refused(self) -> bool:

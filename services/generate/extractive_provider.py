@@ -5,12 +5,9 @@ Importing this module imports LiteLLM: only `services.generate.model.load_litell
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
-
-from litellm.llms.custom_llm import CustomLLM, CustomLLMError
-from litellm.types.utils import Choices, GenericStreamingChunk, Message, ModelResponse
-from litellm.types.utils import Usage as LiteLlmUsage
 
 from ragline.errors import InvalidArgument
 from services.generate.extractive import answer, count_tokens, cut_to_tokens
@@ -18,56 +15,56 @@ from services.generate.prompts import parse
 
 PROVIDER: Final = "ragline"
 
+# LiteLLM's own annotations do not hold for a provider that takes its arguments by name.
+_custom_llm: Any = importlib.import_module("litellm.llms.custom_llm")
+_types: Any = importlib.import_module("litellm.types.utils")
 
-class ExtractiveProvider(CustomLLM):  # type: ignore[misc]
+
+class ExtractiveProvider(_custom_llm.CustomLLM):  # type: ignore[misc]
     """Answers chat completions whose messages are the gateway's own prompt; anything else is refused (400)."""
 
-    def completion(self, *, model_response: ModelResponse, **call: Any) -> ModelResponse:
-        """The whole answer at once."""
-        pieces = _write(call)
-        model_response.choices = [
-            Choices(
-                finish_reason=pieces[-1]["finish_reason"],
-                message=Message(role="assistant", content="".join(piece["text"] for piece in pieces)),
-            )
-        ]
-        model_response.usage = LiteLlmUsage(**(pieces[-1]["usage"] or {}))
+    def completion(self, *, model_response: Any, **call: Any) -> Any:
+        """The whole answer at once, in the response that LiteLLM has prepared."""
+        *pieces, end = _write(call)
+        content = "".join(piece["text"] for piece in pieces)
+        message = _types.Message(role="assistant", content=content)
+        model_response.choices = [_types.Choices(finish_reason=end["finish_reason"], message=message)]
+        model_response.usage = _types.Usage(**end["usage"])
         return model_response
 
-    async def acompletion(self, *, model_response: ModelResponse, **call: Any) -> ModelResponse:
+    async def acompletion(self, *, model_response: Any, **call: Any) -> Any:
         """As `completion`: it takes a few milliseconds and waits for nothing."""
         return self.completion(model_response=model_response, **call)
 
-    def streaming(self, **call: Any) -> Iterator[GenericStreamingChunk]:
-        """The answer sentence by sentence."""
+    def streaming(self, **call: Any) -> Iterator[dict[str, Any]]:
+        """The answer sentence by sentence, then a chunk without text that ends it."""
         yield from _write(call)
 
-    async def astreaming(self, **call: Any) -> AsyncIterator[GenericStreamingChunk]:
+    async def astreaming(self, **call: Any) -> AsyncIterator[dict[str, Any]]:
         """As `streaming`."""
         for piece in _write(call):
             yield piece
 
 
-def _write(call: Mapping[str, Any]) -> list[GenericStreamingChunk]:
+def _write(call: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The chunks of the answer to a call; the last one ends it and carries the usage."""
     messages: Sequence[dict[str, str]] = call["messages"]
     try:
         question, evidence = parse(messages)
     except InvalidArgument as error:
-        raise CustomLLMError(status_code=400, message=str(error)) from error
+        raise _custom_llm.CustomLLMError(status_code=400, message=str(error)) from error
     text = answer(question, evidence).text
     limit = call["optional_params"].get("max_tokens")
     kept = text if limit is None else cut_to_tokens(text, limit)
     prompt_tokens = sum(count_tokens(message["content"]) for message in messages)
     completion_tokens = count_tokens(kept)
-    pieces = [_chunk(piece) for piece in _sentences(kept)]
-    end = _chunk("", finish_reason="stop" if kept == text else "length")
-    end["usage"] = {
+    usage = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-    return [*pieces, end]
+    end = _chunk("", finish_reason="stop" if kept == text else "length", usage=usage)
+    return [*map(_chunk, _sentences(kept)), end]
 
 
 def _sentences(text: str) -> list[str]:
@@ -76,7 +73,13 @@ def _sentences(text: str) -> list[str]:
     return [f"{part}] " for part in parts[:-1]] + parts[-1:]
 
 
-def _chunk(text: str, *, finish_reason: str = "") -> GenericStreamingChunk:
-    return GenericStreamingChunk(
-        text=text, is_finished=bool(finish_reason), finish_reason=finish_reason, usage=None, index=0, tool_use=None
-    )
+def _chunk(text: str, *, finish_reason: str = "", usage: dict[str, int] | None = None) -> dict[str, Any]:
+    """A chunk in LiteLLM's generic form."""
+    return {
+        "text": text,
+        "is_finished": bool(finish_reason),
+        "finish_reason": finish_reason,
+        "usage": usage,
+        "index": 0,
+        "tool_use": None,
+    }

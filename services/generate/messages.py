@@ -19,9 +19,7 @@ def answer_message(answer: Answer) -> pb.Answer:
         refused=answer.refused,
         evidence=[evidence_message(passage) for passage in answer.passages],
         invalid_citations=answer.invalid_citations,
-        index_version=retrieve_pb2.IndexVersion(
-            version=answer.index_version, fingerprint=answer.index_fingerprint
-        ),
+        index_version=retrieve_pb2.IndexVersion(version=answer.index_version, fingerprint=answer.index_fingerprint),
         model=answer.model,
         prompt_version=answer.prompt_version,
         prompt_hash=answer.prompt_hash,

@@ -7,6 +7,7 @@ LiteLLM takes seconds to import; `load_litellm` is the one place where that happ
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, Final, TypeVar
 from ragline.errors import ConfigurationError
 from services.generate import extractive
 from services.generate.model_errors import ModelError, ModelRejected, model_failure, timed_out
-from services.generate.prompts import Prompt
+from services.generate.prompts import Prompt, render
 
 __all__ = ["LiteLlmModel", "ModelChunk", "ModelError", "ModelRejected", "Usage", "load_litellm"]
 
@@ -58,8 +59,12 @@ class LiteLlmModel:
         self._remote = {name: value for name, value in remote.items() if value is not None}
 
     def load(self) -> None:
-        """Import LiteLLM ahead of the first call. Blocking: seconds of CPU, once in a process."""
-        load_litellm()
+        """Get ready for the first call. Blocking: seconds of CPU, once in a process."""
+        litellm = load_litellm()
+        # The first call imports as much again as the import; better now than while somebody waits.
+        prompt = render("Ready?", (), token_budget=10_000, count_tokens=extractive.count_tokens)
+        for _ in litellm.completion(model=extractive.MODEL, messages=list(prompt.messages), stream=True):
+            pass
 
     def count_tokens(self, model: str, text: str) -> int:
         """The tokens of a text for a model, without any network.
@@ -180,7 +185,7 @@ def load_litellm() -> Any:
     # Otherwise the import asks the network for prices.
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     try:
-        import litellm
+        litellm: Any = importlib.import_module("litellm")
 
         from services.generate.extractive_provider import PROVIDER, ExtractiveProvider
     except ModuleNotFoundError as error:

@@ -152,7 +152,7 @@ def _hash(messages: tuple[dict[str, str], ...]) -> str:
 
 _TAG = re.compile(
     r"[<\uff1c](?=\s*/?\s*(?:evidence|question|system|user|assistant|human|developer|tool|instructions?|"
-    r"start_of_turn|end_of_turn|bos|eos|s)\b|\||<\s*/?\s*SYS\b)",
+    r"start_of_turn|end_of_turn|bos|eos|s|sys)\b|\|)",
     re.IGNORECASE,
 )
 _ROLE = re.compile(

@@ -20,7 +20,7 @@ from services.generate.answer import Passage, StageScore
 
 log = structlog.get_logger(__name__)
 
-_TRACES_DEADLINE_S: Final = 1.0
+_TRACES_DEADLINE_S: Final = 2.0
 """The answer waits for this look-up, which only adds links to its trace."""
 
 

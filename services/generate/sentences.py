@@ -21,7 +21,7 @@ _FIELD = re.compile(r":?[A-Z][\w./-]*(?: [\w./-]+){0,2}:\s+\S")
 _REFERENCE = re.compile(r"\s*\[\s*[\w#*]+\s*\]_?\s.*https?://")
 _CODE_LINE = re.compile(
     r"""\s*(?:
-        >>>|\$\ |@\w|\#|//|/\*|[)\]}]+[,;:]?\s*$
+        >>>|\$\ |@\w|//|/\*|[)\]}]+[,;:]?\s*$
         |(?:def|class|if|elif|else|for|while|try|except\*?|finally|with|async|match|case|struct|enum)\b
          .*[:{]\s*(?:\#.*)?$
         |(?:import|from|return|raise|assert|yield|print|const|let|var)\b[^.!?]*$
@@ -68,9 +68,9 @@ def split(text: str) -> list[str]:
 def _units(text: str) -> Iterator[str]:
     """Paragraphs, list items and rows; code, headings and rules are left out."""
     for block in _blocks(text.split("\n")):
-        if _is_code(block):
-            continue
         lines = _without_headings(block)
+        if _is_code(lines):
+            continue
         tabular = sum(map(bool, map(_ROW.match, lines))) * 2 > len(lines) and len(lines) > 1
         fields = len(lines) > 1 and all(map(_FIELD.match, lines[:2]))
         unit: list[str] = []
@@ -102,17 +102,15 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
         yield block
 
 
-def _is_code(block: list[str]) -> bool:
+def _is_code(lines: list[str]) -> bool:
     """Whether most lines of a block look like code; indented prose does not."""
-    return 2 * sum(map(bool, map(_CODE_LINE.match, block))) >= len(block)
+    return 2 * sum(map(bool, map(_CODE_LINE.match, lines))) >= len(lines)
 
 
 def _without_headings(block: list[str]) -> list[str]:
     """The block's lines without Markdown headings, underlined ones, and rules."""
     kept = [line for line in block if not _HEADING.match(line)]
-    titles = {
-        index for index, (_, below) in enumerate(pairwise(kept)) if _UNDERLINE.match(below) and index == 0
-    }
+    titles = {index for index, (_, below) in enumerate(pairwise(kept)) if _UNDERLINE.match(below) and index == 0}
     return [line for index, line in enumerate(kept) if index not in titles and not _RULE.match(line)]
 
 

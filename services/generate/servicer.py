@@ -49,9 +49,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             evidence_limit=request.evidence_limit,
             metadata=dict(request.metadata),
         )
-        steps = self._asking.ask(
-            question, current_identity(), bearer_token(context), time_left_s=remaining_s(context)
-        )
+        steps = self._asking.ask(question, current_identity(), bearer_token(context), time_left_s=remaining_s(context))
         async with aclosing(steps):
             async for step in steps:
                 yield _response(step)
@@ -113,9 +111,7 @@ def _response(step: Step) -> pb.AskResponse:
         case Token(text):
             return pb.AskResponse(token=pb.Token(text=text))
         case Finished(answer, budgets):
-            final = pb.Final(
-                answer=answer_message(answer), budgets=[budget_message(budget) for budget in budgets]
-            )
+            final = pb.Final(answer=answer_message(answer), budgets=[budget_message(budget) for budget in budgets])
             return pb.AskResponse(final=final)
 
 

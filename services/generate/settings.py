@@ -41,9 +41,7 @@ class GenerateSettings(SettingsGroup):
     prompt_tokens: int = Field(
         4000, ge=500, le=100_000, description="The most tokens of a prompt; the weakest evidence gives way"
     )
-    model_timeout_s: float = Field(
-        60.0, gt=0, le=600, description="The longest that a model may take, in seconds"
-    )
+    model_timeout_s: float = Field(60.0, gt=0, le=600, description="The longest that a model may take, in seconds")
     hold_lease_s: float = Field(
         120.0, description="Seconds after which a budget hold that nobody settled is settled at the hold"
     )
@@ -82,9 +80,7 @@ class GenerateSettings(SettingsGroup):
 
     def language_model(self) -> LiteLlmModel:
         """The models; nothing is loaded yet."""
-        return LiteLlmModel(
-            api_base=self.api_base, api_key=self.api_key.get_secret_value() if self.api_key else None
-        )
+        return LiteLlmModel(api_base=self.api_base, api_key=self.api_key.get_secret_value() if self.api_key else None)
 
     def price_list(self) -> PriceList:
         """The prices; raises ConfigurationError for a model of these settings that has none."""

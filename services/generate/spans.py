@@ -66,9 +66,7 @@ def record_citations(tracer: Tracer, answer: Answer, traceparents: Mapping[str, 
     cited = [passage for passage in answer.passages if passage.cited]
     for document_id in dict.fromkeys(passage.document_id for passage in cited):
         chunks = [passage for passage in cited if passage.document_id == document_id]
-        traces = dict.fromkeys(
-            traceparents[chunk.point_id] for chunk in chunks if chunk.point_id in traceparents
-        )
+        traces = dict.fromkeys(traceparents[chunk.point_id] for chunk in chunks if chunk.point_id in traceparents)
         span = tracer.start_span(
             "rag.citation",
             links=[each for traceparent in traces for each in link(traceparent)],

@@ -1,12 +1,14 @@
 """Whether a change is accepted, and what it makes of the document: pure decisions, no I/O.
 
-Order is by (revision, deletions first, source, content): whatever order events arrive in, however
-often, and from however many sources, the same one wins.
+A document is two registers that each keep their greatest entry: its content, by (revision, deletions
+first, source, content), and its access, by (access revision, narrower lists first). So the same document
+comes out in whatever order events arrive, however often, and from however many sources.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -14,6 +16,8 @@ from typing import Literal
 from ragline.contracts.events import DocumentChanged, ManifestEntry, Scalar
 
 Operation = Literal["upsert", "delete", "access"]
+Access = tuple[str, ...] | None
+"""The groups that may read, sorted: None means the whole tenant, empty means nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,11 @@ class Registered:
     source: str
     revision: int
     acl_revision: int
-    acl: tuple[str, ...] | None
+    acl: Access
     document_version: int
     deleted: bool
     content_hash: str
+    """Names everything that a change of content may change; see `content_fingerprint`."""
     title: str
     uri: str
     op: Operation
@@ -48,9 +53,10 @@ class Ignored:
 
 
 def content_fingerprint(event: DocumentChanged) -> str:
-    """Names the content and how it is to be read."""
+    """Names the content, how it is to be read, and what is told of it: equal ones need no new version."""
+    metadata = json.dumps(event.metadata, sort_keys=True)
     digest = hashlib.sha256()
-    for part in (event.content_type or "", event.title or "", event.content or ""):
+    for part in (event.content_type or "", event.title or "", event.uri, metadata, event.content or ""):
         digest.update(len(part.encode()).to_bytes(8, "big"))
         digest.update(part.encode())
     return digest.hexdigest()
@@ -60,97 +66,91 @@ def accept(current: Registered | None, event: DocumentChanged) -> Registered | I
     """Decide what an event makes of the registered document; an accepted upsert has no manifest yet.
 
     A document that the registry does not know starts at version 0; versions only count up, through
-    deletion and re-creation.
+    deletion and re-creation. What is accepted may be less than the event: late content with newer access
+    is a change of access (`op` says which).
     """
-    if event.op == "access":
-        return _accept_access(current, event)
-    if current is not None and _order(event) < _registered_order(current):
-        return Ignored("superseded", f"revision {current.revision} is newer or wins the tie")
+    before = current or _never_seen(event)
+    after = _with_access(_with_content(before, event), event)
+    content_changed = (after.deleted, after.content_hash) != (before.deleted, before.content_hash)
+    never_existed = after.deleted and before.document_version == 0
+    if never_existed or not (content_changed or after.acl != before.acl):
+        status, reason = _why_ignored(before, event)
+        return Ignored(status, reason, after if after != before else None)
+    # A deleted document's access still counts: its old versions can be read within the horizon.
+    op: Operation = "delete" if after.deleted else "upsert" if content_changed else "access"
+    return replace(after, document_version=before.document_version + 1, op=op)
+
+
+def _with_content(before: Registered, event: DocumentChanged) -> Registered:
+    if event.op == "access" or _content_order(event) < _registered_order(before):
+        return before
+    newer = replace(before, source=event.source, revision=event.revision)
     if event.op == "delete":
-        return _accept_delete(current, event)
-    return _accept_upsert(current, event)
-
-
-def _order(event: DocumentChanged) -> tuple[int, bool, str, str]:
-    content = content_fingerprint(event) if event.op == "upsert" else ""
-    return event.revision, event.op == "delete", event.source, content
-
-
-def _registered_order(current: Registered) -> tuple[int, bool, str, str]:
-    return current.revision, current.deleted, current.source, "" if current.deleted else current.content_hash
-
-
-def _accept_upsert(current: Registered | None, event: DocumentChanged) -> Registered | Ignored:
-    acl, acl_revision = _newest_access(current, event)
-    accepted = Registered(
-        tenant=event.tenant,
-        document_id=event.document_id,
-        source=event.source,
-        revision=event.revision,
-        acl_revision=acl_revision,
-        acl=acl,
-        document_version=(current.document_version if current else 0) + 1,
+        return replace(newer, deleted=True, content_hash="", manifest=())
+    content_hash = content_fingerprint(event)
+    if not before.deleted and content_hash == before.content_hash:
+        return newer
+    return replace(
+        newer,
         deleted=False,
-        content_hash=content_fingerprint(event),
+        content_hash=content_hash,
         title=event.title or "",
         uri=event.uri,
-        op="upsert",
         metadata=event.metadata,
-    )
-    if current is None or current.deleted:
-        return accepted
-    same = (
-        current.content_hash == accepted.content_hash
-        and current.uri == accepted.uri
-        and dict(current.metadata) == dict(accepted.metadata)
-        and current.acl == accepted.acl
-    )
-    if not same:
-        return accepted
-    kept = replace(current, source=event.source, revision=event.revision, acl_revision=acl_revision)
-    return Ignored("unchanged", "the same content, metadata and access are already accepted", kept)
-
-
-def _accept_delete(current: Registered | None, event: DocumentChanged) -> Registered | Ignored:
-    if current is None or current.deleted:
-        tombstone = _tombstone(current, event)
-        return Ignored("unchanged", "there is nothing to delete", tombstone)
-    return replace(
-        current,
-        source=event.source,
-        revision=event.revision,
-        document_version=current.document_version + 1,
-        deleted=True,
-        content_hash="",
-        op="delete",
         manifest=(),
     )
 
 
-def _accept_access(current: Registered | None, event: DocumentChanged) -> Registered | Ignored:
+def _with_access(before: Registered, event: DocumentChanged) -> Registered:
+    """Access has its own revision, so that late content does not bring back an older access."""
+    if event.op == "delete":
+        return before
+    acl_revision, acl = _access(event)
+    if _access_order(acl_revision, acl) <= _access_order(before.acl_revision, before.acl):
+        return before
+    return replace(before, acl=acl, acl_revision=acl_revision)
+
+
+def _why_ignored(before: Registered, event: DocumentChanged) -> tuple[Literal["unchanged", "superseded"], str]:
+    if event.op == "access":
+        if _access_order(*_access(event)) < _access_order(before.acl_revision, before.acl):
+            return "superseded", f"access revision {before.acl_revision} is newer or wins the tie"
+        if before.document_version == 0:
+            return "unchanged", "the document does not exist; its access is remembered"
+        return "unchanged", "the access is already so"
+    if _content_order(event) < _registered_order(before):
+        return "superseded", f"revision {before.revision} is newer or wins the tie"
+    if event.op == "delete":
+        return "unchanged", "there is nothing to delete"
+    return "unchanged", "the same content, metadata and access are already accepted"
+
+
+def _content_order(event: DocumentChanged) -> tuple[int, bool, str, str]:
+    content = content_fingerprint(event) if event.op == "upsert" else ""
+    return event.revision, event.op == "delete", event.source, content
+
+
+def _registered_order(document: Registered) -> tuple[int, bool, str, str]:
+    return document.revision, document.deleted, document.source, document.content_hash
+
+
+def _access(event: DocumentChanged) -> tuple[int, Access]:
     acl_revision = event.revision if event.acl_revision is None else event.acl_revision
-    if current is not None and acl_revision < current.acl_revision:
-        return Ignored("superseded", f"access revision {current.acl_revision} is newer")
-    if current is None or current.deleted:
-        # Kept for when the document arrives: a revoked access must not come back with late content.
-        kept = replace(_tombstone(current, event), acl=event.acl, acl_revision=acl_revision)
-        if current is None:
-            kept = replace(kept, revision=-1)
-        return Ignored("unchanged", "the document does not exist; its access is remembered", kept)
-    changed = replace(current, acl=event.acl, acl_revision=acl_revision)
-    if current.acl == event.acl:
-        return Ignored("unchanged", "the access is already so", changed)
-    return replace(changed, document_version=current.document_version + 1, op="access")
+    return acl_revision, None if event.acl is None else tuple(sorted(set(event.acl)))
 
 
-def _tombstone(current: Registered | None, event: DocumentChanged) -> Registered:
-    if current is not None:
-        return replace(current, source=event.source, revision=max(event.revision, current.revision))
+def _access_order(acl_revision: int, acl: Access) -> tuple[int, bool, int, tuple[str, ...]]:
+    """A tie goes to the list that admits fewer: whoever must not read is never let in by chance."""
+    return acl_revision, acl is not None, -len(acl or ()), acl or ()
+
+
+def _never_seen(event: DocumentChanged) -> Registered:
+    """What any event is newer than."""
     return Registered(
         tenant=event.tenant,
         document_id=event.document_id,
-        source=event.source,
-        revision=event.revision,
+        source="",
+        revision=-1,
         acl_revision=-1,
         acl=None,
         document_version=0,
@@ -160,11 +160,3 @@ def _tombstone(current: Registered | None, event: DocumentChanged) -> Registered
         uri="",
         op="delete",
     )
-
-
-def _newest_access(current: Registered | None, event: DocumentChanged) -> tuple[tuple[str, ...] | None, int]:
-    """Access has its own revision, so that late content does not bring back an older access."""
-    acl_revision = event.revision if event.acl_revision is None else event.acl_revision
-    if current is not None and acl_revision < current.acl_revision:
-        return current.acl, current.acl_revision
-    return event.acl, acl_revision

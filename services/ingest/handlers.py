@@ -13,7 +13,7 @@ from ragline.bus import Bus
 from ragline.contracts.cloudevents import Received
 from ragline.contracts.events import CommittedDocument, DocumentChanged, DocumentStatus, IndexCommitted
 from ragline.database import Database
-from ragline.errors import PermanentError, TransientError
+from ragline.errors import PermanentError, PermissionDenied, TransientError
 from ragline.index.versions import IndexVersion
 from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
 from ragline.outbox import Outbox
@@ -66,9 +66,10 @@ class Changes:
     async def accept_change(self, event: DocumentChanged) -> Outcome:
         """Accept a change durably, or say why it alters nothing; harmless to repeat.
 
-        Raises PermanentError for content that cannot be read and for a source that may not write the
-        tenant; the rejection is recorded, so that whoever waits for it is told.
+        Raises PermissionDenied for a source that may not write the tenant, which leaves no trace there, and
+        PermanentError for content that cannot be read; that is recorded, so that whoever waits is told.
         """
+        self._check_source(event)
         with self._tracer.start_as_current_span(
             "accept document",
             attributes={
@@ -80,16 +81,13 @@ class Changes:
             try:
                 outcome = await self._accept(event)
             except PermanentError as error:
-                await self._registry.reject(
-                    event.tenant, event.document_id, event.revision, event.source, str(error)
-                )
+                await self._registry.reject(event.tenant, event.document_id, event.revision, str(error))
                 raise
             span.set_attribute(Attribute.DOCUMENT_VERSION, outcome.document_version)
             span.set_attribute(Attribute.OUTCOME, outcome.reason or "accepted")
             return outcome
 
     async def _accept(self, event: DocumentChanged) -> Outcome:
-        self._check_source(event)
         # Parsing takes long: it happens before the document is locked, and the decision is made again under the lock.
         cut = await asyncio.to_thread(self._cutter.cut, event) if event.op == "upsert" else None
         async with self._database.transaction() as connection:
@@ -108,13 +106,11 @@ class Changes:
                 )  # fmt: skip
                 outcome = Outcome(version, changed=False, reason=f"{decision.status}: {decision.reason}")
             else:
-                accepted = (
-                    decision if cut is None else replace(decision, title=cut.title, manifest=cut.manifest)
-                )
-                changed_at = await self._registry.store(connection, accepted, announced=True)
-                known = (
-                    frozenset(entry.content_hash for entry in current.manifest) if current else frozenset()
-                )
+                # An upsert may come to less than itself: late content with newer access is a change of access.
+                if cut is not None and decision.op == "upsert":
+                    decision = replace(decision, title=cut.title, manifest=cut.manifest)
+                accepted, changed_at = await self._registry.store(connection, decision, announced=True)
+                known = frozenset(entry.content_hash for entry in current.manifest) if current else frozenset()
                 await self._registry.announce(
                     connection, accepted, changed_at=changed_at, known=known, pipeline=self._cutter.pipeline
                 )
@@ -131,7 +127,7 @@ class Changes:
     def _check_source(self, event: DocumentChanged) -> None:
         tenants = self._sources.get(event.source, self._sources.get("*", ()))
         if event.tenant not in tenants and "*" not in tenants:
-            raise PermanentError(
+            raise PermissionDenied(
                 f"source {event.source!r} may not write tenant {event.tenant!r} (RAGLINE_INGEST__SOURCES)",
                 reason="SOURCE_NOT_ALLOWED",
             )
@@ -193,9 +189,7 @@ class Searchability:
         response = await self._caller(
             self._index.GetCommittedDocuments,
             indexing_pb2.GetCommittedDocumentsRequest(
-                documents=[
-                    indexing_pb2.DocumentKey(tenant=tenant, document_id=name) for tenant, name in overdue
-                ]
+                documents=[indexing_pb2.DocumentKey(tenant=tenant, document_id=name) for tenant, name in overdue]
             ),
             name="IndexService/GetCommittedDocuments",
         )

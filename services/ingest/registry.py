@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -45,17 +45,21 @@ class Registry:
 
     async def lock(self, connection: Connection, tenant: str, document_id: str) -> Registered | None:
         """The registered document, locked until the transaction ends (also when it does not exist yet)."""
-        await connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{tenant}/{document_id}",)
-        )
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{tenant}/{document_id}",))
         cursor = await connection.execute(
             "SELECT * FROM document WHERE tenant = %s AND document_id = %s", (tenant, document_id)
         )
         row = await cursor.fetchone()
         return _registered(row) if row else None
 
-    async def store(self, connection: Connection, document: Registered, *, announced: bool) -> datetime:
-        """Write the document as its newest version; returns when it was accepted."""
+    async def store(
+        self, connection: Connection, document: Registered, *, announced: bool
+    ) -> tuple[Registered, datetime]:
+        """Write the document as its newest version; returns it as stored, and when it was accepted.
+
+        PostgreSQL spells some numbers of the metadata anew (1e16 as an integer): what is announced is
+        what was stored, so that an announcement from the registry never contradicts the first one.
+        """
         cursor = await connection.execute(
             """
             INSERT INTO document (tenant, document_id, source, revision, acl_revision, acl, document_version, deleted,
@@ -69,8 +73,11 @@ class Registry:
                 changed_at = CASE WHEN %s THEN clock_timestamp() ELSE document.changed_at END,
                 announced_at = CASE WHEN %s THEN clock_timestamp() ELSE document.announced_at END,
                 announcements = CASE WHEN %s THEN 1 ELSE document.announcements END,
-                rejected_revision = NULL, rejected_reason = NULL
-            RETURNING changed_at
+                rejected_reason = CASE WHEN document.rejected_revision > EXCLUDED.revision
+                    THEN document.rejected_reason END,
+                rejected_revision = CASE WHEN document.rejected_revision > EXCLUDED.revision
+                    THEN document.rejected_revision END
+            RETURNING changed_at, metadata
             """,
             (
                 document.tenant, document.document_id, document.source, document.revision, document.acl_revision,
@@ -82,8 +89,7 @@ class Registry:
         )  # fmt: skip
         row = await cursor.fetchone()
         assert row is not None
-        changed_at: datetime = row["changed_at"]
-        return changed_at
+        return replace(document, metadata=row["metadata"]), row["changed_at"]
 
     async def announce(
         self,
@@ -103,19 +109,20 @@ class Registry:
         """Tell upstream what became of a change."""
         await self._outbox.add(connection, [status])
 
-    async def reject(self, tenant: str, document_id: str, revision: int, source: str, reason: str) -> None:
-        """Note that a revision can never be accepted, so that whoever waits for it is told."""
+    async def reject(self, tenant: str, document_id: str, revision: int, reason: str) -> None:
+        """Note that a revision can never be accepted, so that whoever waits for it is told; the newest counts."""
         async with self._database.transaction() as connection:
             current = await self.lock(connection, tenant, document_id)
             await connection.execute(
                 """
                 INSERT INTO document (tenant, document_id, source, revision, acl_revision, document_version, deleted,
                     content_hash, title, uri, metadata, manifest, op, rejected_revision, rejected_reason)
-                VALUES (%s, %s, %s, -1, -1, 0, true, '', '', '', '{}', '[]', 'delete', %s, %s)
+                VALUES (%s, %s, '', -1, -1, 0, true, '', '', '', '{}', '[]', 'delete', %s, %s)
                 ON CONFLICT (tenant, document_id) DO UPDATE
                     SET rejected_revision = EXCLUDED.rejected_revision, rejected_reason = EXCLUDED.rejected_reason
+                    WHERE coalesce(document.rejected_revision, -1) <= EXCLUDED.rejected_revision
                 """,
-                (tenant, document_id, source, revision, reason),
+                (tenant, document_id, revision, reason),
             )
             version = current.document_version if current else 0
             await self.report(
@@ -207,12 +214,16 @@ class Registry:
 def chunks_ready(
     document: Registered, *, changed_at: datetime, known: frozenset[str], pipeline: str
 ) -> list[ChunksReady]:
-    """The events of one version: one, or several parts when the texts are large."""
+    """The events of one version: one, or several parts when the texts are large.
+
+    Where a part ends depends on the version alone and not on `known`: if parts of one announcement are
+    lost, those of the next fill the gaps.
+    """
     parts: list[list[ManifestEntry]] = [[]]
     size = 0
     for entry in document.manifest:
         sent = entry.model_copy(update={"text": None}) if entry.content_hash in known else entry
-        entry_bytes = len((sent.text or "").encode()) + sum(len(h.encode()) for h in sent.heading_path) + 200
+        entry_bytes = len((entry.text or "").encode()) + sum(len(h.encode()) for h in entry.heading_path) + 200
         if parts[-1] and size + entry_bytes > PART_BYTES:
             parts.append([])
             size = 0

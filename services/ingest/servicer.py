@@ -37,27 +37,21 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._registry = registry
         self._searchability = searchability
 
-    async def PublishDocument(
-        self, request: pb.PublishDocumentRequest, context: Any
-    ) -> pb.PublishDocumentResponse:
+    async def PublishDocument(self, request: pb.PublishDocumentRequest, context: Any) -> pb.PublishDocumentResponse:
         outcome = await self._changes.accept_change(_event(request))
         return pb.PublishDocumentResponse(
             document_version=outcome.document_version, changed=outcome.changed, reason=outcome.reason
         )
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: Any) -> pb.GetDocumentResponse:
-        tenant = current_identity().tenant
-        progress = await self._registry.progress(tenant, request.document_id)
+        progress = await self._readable(request.document_id)
         if progress is None:
             raise NotFound(f"document {request.document_id!r} was never accepted")
         return pb.GetDocumentResponse(document=_document(progress))
 
-    async def WaitForDocument(
-        self, request: pb.WaitForDocumentRequest, context: Any
-    ) -> pb.WaitForDocumentResponse:
-        tenant = current_identity().tenant
+    async def WaitForDocument(self, request: pb.WaitForDocumentRequest, context: Any) -> pb.WaitForDocumentResponse:
         while True:
-            progress = await self._registry.progress(tenant, request.document_id)
+            progress = await self._readable(request.document_id)
             if progress is not None and _settled(progress, request.revision):
                 return pb.WaitForDocumentResponse(document=_document(progress))
             await self._searchability.wait_for_move(at_most_s=0.25)
@@ -69,21 +63,27 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         wanted = set(request.content_hashes)
         return pb.GetChunksResponse(
             chunks=[
-                pb.ChunkText(
-                    content_hash=entry.content_hash, heading_path=entry.heading_path, text=entry.text or ""
-                )
+                pb.ChunkText(content_hash=entry.content_hash, heading_path=entry.heading_path, text=entry.text or "")
                 for entry in progress.document.manifest
                 if entry.content_hash in wanted
             ]
         )
 
+    async def _readable(self, document_id: str) -> Progress | None:
+        """The document, if this caller may know of it: a publisher may, a searcher only what they may read."""
+        caller = current_identity()
+        progress = await self._registry.progress(caller.tenant, document_id)
+        if progress is None or "publish" in caller.scopes:
+            return progress
+        acl = progress.document.acl
+        return progress if acl is None or caller.groups.intersection(acl) else None
+
 
 def _settled(progress: Progress, revision: int) -> bool:
-    """Whether nothing more will come of this revision: rejected, or searchable (itself or a newer one)."""
-    if progress.rejected_revision is not None and progress.rejected_revision >= revision:
-        return True
-    newest = max(progress.document.revision, progress.document.acl_revision)
-    return newest >= revision and progress.searchable
+    """Whether nothing more will come of this revision: searchable (itself or a newer one), or rejected."""
+    if max(progress.document.revision, progress.document.acl_revision) >= revision:
+        return progress.searchable
+    return progress.rejected_revision is not None and progress.rejected_revision >= revision
 
 
 def _event(request: pb.PublishDocumentRequest) -> DocumentChanged:
@@ -103,7 +103,7 @@ def _event(request: pb.PublishDocumentRequest) -> DocumentChanged:
             content=request.content if operation == "upsert" else None,
             content_type=request.content_type or None,
             acl=tuple(request.acl.groups) if request.HasField("acl") else None,
-            metadata=MessageToDict(request.metadata),
+            metadata=_metadata(request),
         )
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
@@ -111,9 +111,20 @@ def _event(request: pb.PublishDocumentRequest) -> DocumentChanged:
         raise InvalidArgument(field, fault["msg"]) from error
 
 
+def _metadata(request: pb.PublishDocumentRequest) -> dict[str, Any]:
+    """A Struct knows no integers: whole numbers become integers again, as in JSON."""
+    try:
+        values = MessageToDict(request.metadata)
+    except ValueError as error:
+        raise InvalidArgument("metadata", "has a number that is not finite") from error
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in values.items()
+    }
+
+
 def _document(progress: Progress) -> pb.Document:
     document = progress.document
-    if progress.rejected_revision is not None and progress.rejected_revision >= document.revision:
+    if progress.rejected_revision is not None and progress.rejected_revision > document.revision:
         state, reason = pb.DOCUMENT_STATE_REJECTED, progress.rejected_reason or ""
     elif progress.searchable:
         state, reason = pb.DOCUMENT_STATE_INDEXED, ""

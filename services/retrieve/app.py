@@ -44,9 +44,7 @@ def build(settings: Settings) -> Service:
 
     follower = IndexFollower(look_up_fingerprint)
     bus.subscribe_all(IndexState, follower.on_index_state)
-    searcher = Searcher(
-        follower=follower, engine=engine, embedder=embedder, sparse=Bm25Encoder(), telemetry=telemetry
-    )
+    searcher = Searcher(follower=follower, engine=engine, embedder=embedder, sparse=Bm25Encoder(), telemetry=telemetry)
 
     async def catch_up() -> None:
         """Know the index's state before reporting ready, also when the topic is empty."""

@@ -54,24 +54,18 @@ class IndexFollower:
     async def view(self, *, at_version: IndexVersion | None, min_version: IndexVersion | None) -> View:
         """The view that a query gets: the newest version, or `at_version`; waits until `min_version` is reached.
 
-        The caller bounds the wait by its deadline. Raises VersionUnavailable for a version of another
+        The caller bounds the wait by its deadline. Raises VersionUnavailable for a version of an unknown
         generation, beyond the horizon, or later than the newest.
         """
         if min_version is not None:
+            await self._wait_briefly_for(min_version)
+            self._generation(min_version)
             await self._wait_for(min_version)
-        if at_version is not None:
-            # Announced a moment ago, it may not have reached this reader yet.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANNOUNCEMENT_DELAY_S):
-                    await self._wait_for(at_version)
-        state = self.state
         if at_version is None:
+            state = self.state
             return _view(state.live_generation, state.generations[state.live_generation])
-        known = state.generations.get(at_version.generation)
-        if known is None:
-            raise VersionUnavailable(
-                f"{at_version}: there is no generation {at_version.generation}; live is {state.live_generation}"
-            )
+        await self._wait_briefly_for(at_version)
+        known = self._generation(at_version)
         if not known.horizon <= at_version.sequence <= known.watermark:
             raise VersionUnavailable(
                 f"{at_version} cannot be read: versions {at_version.generation}@{known.horizon} to "
@@ -81,16 +75,34 @@ class IndexFollower:
 
     async def fingerprint(self, version: IndexVersion) -> str:
         """The fingerprint of a version: remembered, or asked of embed once (it never changes)."""
+        newest = self._state.generations.get(version.generation) if self._state else None
+        if newest is not None and newest.watermark == version.sequence:
+            return newest.fingerprint
         known = self._fingerprints.get(version)
         if known is None:
             known = await self._look_up_fingerprint(version)
             self._remember(version, known)
         return known
 
+    def _generation(self, version: IndexVersion) -> GenerationState:
+        state = self.state
+        known = state.generations.get(version.generation)
+        if known is None:
+            raise VersionUnavailable(
+                f"{version}: there is no generation {version.generation}; live is {state.live_generation}"
+            )
+        return known
+
     def _remember(self, version: IndexVersion, fingerprint: str) -> None:
         self._fingerprints[version] = fingerprint
         while len(self._fingerprints) > _REMEMBERED_FINGERPRINTS:
             self._fingerprints.pop(next(iter(self._fingerprints)))
+
+    async def _wait_briefly_for(self, version: IndexVersion) -> None:
+        """Announced a moment ago, it may not have reached this reader yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANNOUNCEMENT_DELAY_S):
+                await self._wait_for(version)
 
     async def _wait_for(self, version: IndexVersion) -> None:
         def reached() -> bool:
@@ -107,13 +119,18 @@ def _view(name: str, generation: GenerationState, sequence: int | None = None) -
 
 
 def _newer(state: IndexState, than: IndexState) -> bool:
-    """Whether a state supersedes another: by epoch, then by watermarks and aborted sequences, which only grow."""
+    """Whether a state supersedes another: by epoch, then by what only grows within one."""
     if state.epoch != than.epoch:
         return state.epoch > than.epoch
     for name, generation in than.generations.items():
         other = state.generations.get(name)
         if other is None or other.watermark < generation.watermark:
             return False
-        if other.watermark == generation.watermark and len(other.aborted) < len(generation.aborted):
+        if other.watermark == generation.watermark and _progress(other) < _progress(generation):
             return False
     return True
+
+
+def _progress(generation: GenerationState) -> tuple[int, int]:
+    """What only grows while the watermark stands still."""
+    return generation.horizon, len(generation.aborted)

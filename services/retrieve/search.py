@@ -41,13 +41,11 @@ class SearchQuery:
         cls, text: str, *, limit: int, at_version: str, min_version: str, metadata: Mapping[str, str]
     ) -> SearchQuery:
         """Raises InvalidArgument that names the field at fault."""
+        if len(text) > MAX_QUERY_CHARACTERS:  # before anything reads it: normalising can take quadratic time
+            raise InvalidArgument("query", f"has {len(text)} characters; at most {MAX_QUERY_CHARACTERS} are read")
         cleaned = " ".join(unicodedata.normalize("NFC", text).split())
         if not cleaned:
             raise InvalidArgument("query", "is empty")
-        if len(cleaned) > MAX_QUERY_CHARACTERS:
-            raise InvalidArgument(
-                "query", f"has {len(cleaned)} characters; at most {MAX_QUERY_CHARACTERS} are read"
-            )
         if not 0 <= limit <= MAX_LIMIT:
             raise InvalidArgument("limit", f"must be between 1 and {MAX_LIMIT}")
         if len(metadata) > 16:

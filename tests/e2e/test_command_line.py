@@ -102,7 +102,7 @@ async def test_a_user_publishes_asks_and_reads_the_provenance(folder: Path, tmp_
     code, out, _ = await ragline(folder, "ask", "How many days of paid leave are there?")
     assert code == 0
     assert "leave.md" in out
-    assert answer["index_version"] in out
+    assert answer["index_version"]["version"] in out
     code, out, _ = await ragline(folder, "answer", "show", answer["answer_id"])
     assert code == 0
     assert "evidence at" in out

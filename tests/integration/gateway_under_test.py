@@ -247,9 +247,7 @@ async def gateway(gateway_database: Database, tmp_path: Path) -> AsyncIterator[G
         "127.0.0.1:0",
         telemetry=telemetry,
         keys=keys,
-        register=lambda grpc_server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(
-            servicer, grpc_server
-        ),
+        register=lambda grpc_server: gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, grpc_server),
         scopes=SCOPES,
     )
     await server.start()

@@ -157,9 +157,7 @@ async def test_the_answer_and_its_event_are_one_transaction(
 async def test_an_answer_that_broke_off_is_kept_but_not_announced(
     database: Database, answers: Answers, outbox: Outbox, published: list[Message], outcome: Outcome
 ) -> None:
-    broken = await store(
-        database, answers, replace(an_answer(), outcome=outcome, failure_reason="UNAVAILABLE")
-    )
+    broken = await store(database, answers, replace(an_answer(), outcome=outcome, failure_reason="UNAVAILABLE"))
 
     await outbox.relay_once()
 
@@ -193,9 +191,7 @@ async def test_only_who_asked_or_an_admin_may_read(
             await answers.read(answer.id, reader)
 
 
-async def test_services_read_evidence_of_the_tenant_that_they_name(
-    database: Database, answers: Answers
-) -> None:
+async def test_services_read_evidence_of_the_tenant_that_they_name(database: Database, answers: Answers) -> None:
     answer = await store(database, answers, an_answer())
 
     assert await answers.evidence_for_service(answer.id, "acme") == answer.passages
@@ -203,9 +199,7 @@ async def test_services_read_evidence_of_the_tenant_that_they_name(
         await answers.evidence_for_service(answer.id, "other")
 
 
-async def test_the_newest_evaluation_wins_in_whatever_order_they_come(
-    database: Database, answers: Answers
-) -> None:
+async def test_the_newest_evaluation_wins_in_whatever_order_they_come(database: Database, answers: Answers) -> None:
     answer = await store(database, answers, an_answer())
     newest = evaluation(answer, "bad", at=NOW + timedelta(minutes=1))
     handler = EvaluationHandler(answers)

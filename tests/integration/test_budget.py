@@ -57,9 +57,7 @@ async def window(budgets: Budgets, tenant: str, name: str, user: str = "alice") 
     return {f"{b.level}/{b.period}": b for b in await budgets.show(tenant, user)}[name]
 
 
-async def test_a_thousand_concurrent_reservations_fill_the_limit_exactly(
-    budgets: Budgets, tenant: str
-) -> None:
+async def test_a_thousand_concurrent_reservations_fill_the_limit_exactly(budgets: Budgets, tenant: str) -> None:
     await limit_tenant(budgets, tenant, "3.455")
 
     async def try_to_hold(number: int) -> str:
@@ -158,9 +156,7 @@ async def test_a_refusal_says_when_the_window_turns(budgets: Budgets, tenant: st
         await hold(budgets, tenant, CENT)
 
     midnight = (datetime.now(UTC) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    assert refused.value.retry_after_s == pytest.approx(
-        (midnight - datetime.now(UTC)).total_seconds(), abs=60
-    )
+    assert refused.value.retry_after_s == pytest.approx((midnight - datetime.now(UTC)).total_seconds(), abs=60)
 
 
 async def test_without_a_limit_spending_is_still_recorded(budgets: Budgets, tenant: str) -> None:
@@ -181,9 +177,7 @@ async def test_settling_twice_books_once(budgets: Budgets, tenant: str) -> None:
     assert (await window(budgets, tenant, "user/day")).spent_usd == Decimal("0.004")
 
 
-async def test_what_exceeds_the_hold_is_overrun_and_counts_against_later_calls(
-    budgets: Budgets, tenant: str
-) -> None:
+async def test_what_exceeds_the_hold_is_overrun_and_counts_against_later_calls(budgets: Budgets, tenant: str) -> None:
     await limit_user(budgets, tenant, "alice", "0.02")
     await budgets.settle(await hold(budgets, tenant, CENT), Decimal("0.015"))
 
@@ -220,8 +214,7 @@ async def test_a_reservation_settles_in_the_window_that_it_was_made_in(
     reservation = await hold(budgets, tenant, CENT)
     # Yesterday's window now: as if midnight had passed since.
     await database.fetch(
-        "UPDATE budget_window SET window_start = window_start - interval '1 day'"
-        " WHERE tenant = %s AND period = 'day'",
+        "UPDATE budget_window SET window_start = window_start - interval '1 day' WHERE tenant = %s AND period = 'day'",
         (tenant,),
     )
 
@@ -232,16 +225,12 @@ async def test_a_reservation_settles_in_the_window_that_it_was_made_in(
     assert (await window(budgets, tenant, "user/day")).spent_usd == 0
 
 
-async def test_a_cancelled_reservation_holds_nothing(
-    budgets: Budgets, database: Database, tenant: str
-) -> None:
+async def test_a_cancelled_reservation_holds_nothing(budgets: Budgets, database: Database, tenant: str) -> None:
     await budgets.give_back(await hold(budgets, tenant, CENT))
     async with database.transaction() as blocker:
         await blocker.execute("SELECT FROM budget_window WHERE tenant = %s FOR UPDATE", (tenant,))
         waiting = asyncio.create_task(hold(budgets, tenant, CENT))
-        blocked = (
-            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%budget_window%%'"
-        )
+        blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%budget_window%%'"
         while not await database.fetch(blocked):
             await asyncio.sleep(0.01)
         waiting.cancel()

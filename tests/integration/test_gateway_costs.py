@@ -54,9 +54,7 @@ async def test_a_budget_refusal_says_what_is_left_and_when_to_try_again(gateway:
 
 async def test_budgets_are_shown_to_their_user_and_set_by_an_admin(gateway: Gateway) -> None:
     by_alice = pb.SetBudgetRequest(user="alice", period="day", limit_usd=5)
-    assert (
-        await gateway.refused(gateway.call("SetBudget", by_alice))
-    ).code() is grpc.StatusCode.PERMISSION_DENIED
+    assert (await gateway.refused(gateway.call("SetBudget", by_alice))).code() is grpc.StatusCode.PERMISSION_DENIED
     await gateway.limit(0.1)
     await gateway.call("SetBudget", pb.SetBudgetRequest(period="month", limit_usd=9), "root")
 

@@ -115,8 +115,11 @@ async def _assert_one_trace_for_the_question(receiver: Receiver, answer: Answer,
             found.setdefault(span.service, []).append(span.name)
         return found
 
-    await eventually(lambda: {"generate", "retrieve", "eval"} <= spans().keys())
-    assert "ragline.gateway.v1.GatewayService/Ask" in spans()["generate"]
+    def complete() -> bool:
+        ended = "ragline.gateway.v1.GatewayService/Ask" in spans().get("generate", ())
+        return ended and "eval" in spans()
+
+    await eventually(complete)
     assert "chat ragline/extractive" in spans()["generate"]
     assert {"ragline.retrieve.v1.RetrieveService/Search", "search engine", "embed query"} <= set(
         spans()["retrieve"]

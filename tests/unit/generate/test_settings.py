@@ -33,9 +33,7 @@ def test_a_price_in_the_settings_is_used_and_says_so(monkeypatch: pytest.MonkeyP
 def test_a_model_without_a_known_price_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGLINE_GENERATE__ALLOWED_MODELS", "acme/oracle, ragline/extractive")
 
-    with pytest.raises(
-        ConfigurationError, match=r"acme/oracle has no known price: set RAGLINE_GENERATE__PRICES"
-    ):
+    with pytest.raises(ConfigurationError, match=r"acme/oracle has no known price: set RAGLINE_GENERATE__PRICES"):
         GenerateSettings.load(_env_file=None).price_list()
 
 
