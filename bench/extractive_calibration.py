@@ -247,8 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder that holds qa-squad2 and qa-xquad")
     parser.add_argument("--passages", type=int, default=8, help="passages of evidence a question")
-    parser.add_argument("--larger", action="store_true", help="measure with distractors; they are never fitted to")
-    parser.add_argument("--write", action="store_true", help="store the parameters, fitted to all articles")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--larger", action="store_true", help="measure among distractors, unseen when fitting")
+    choice.add_argument("--write", action="store_true", help="store the parameters, fitted to all articles")
     arguments = parser.parse_args()
     cases = load_cases(arguments.data, arguments.passages)
     judged = load_cases(arguments.data, arguments.passages, distractors=True) if arguments.larger else cases

@@ -138,9 +138,7 @@ def report(examples: list[Example], grounded: Array, scores: Array) -> dict[str,
 
 def main() -> None:
     """Fit, measure, and write the parameters when asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the labelled data")
     parser.add_argument("--write", type=Path, help="where to write the parameters")
     arguments = parser.parse_args()

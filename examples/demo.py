@@ -111,9 +111,7 @@ async def a_changed_document_changes_the_answer(demo: Demo, before: Answer) -> N
     version = await demo.publish([revision])
     after = await demo.ask(QUESTION_CHANGED)
     changed = after.text != before.text and "twenty four months" in after.text
-    demo.check(
-        f"the answer changed with the document, {before.index_version} -> {after.index_version}", changed
-    )
+    demo.check(f"the answer changed with the document, {before.index_version} -> {after.index_version}", changed)
     demo.check("the answer's version holds the change", version == after.index_version)
     demo.step(f"Ask the same question at the old version {before.index_version}")
     then = await demo.ask(QUESTION_CHANGED, at=before.index_version)
@@ -126,9 +124,7 @@ async def a_deleted_document_is_not_answered_from(demo: Demo) -> None:
     before = await demo.ask(QUESTION_DELETED)
     await demo.publish([deletion_of("pep-3132.rst", OPTIONS)])
     after = await demo.ask(QUESTION_DELETED)
-    answered = not before.refused and any(
-        c.cited and c.document_id == "pep-3132.rst" for c in before.citations
-    )
+    answered = not before.refused and any(c.cited and c.document_id == "pep-3132.rst" for c in before.citations)
     demo.check("before, PEP 3132 answered the question", answered)
     gone = after.refused and all(c.document_id != "pep-3132.rst" for c in after.citations)
     demo.check("after, the question is refused", gone)
@@ -173,9 +169,7 @@ async def the_index_is_what_the_ledger_says(demo: Demo) -> None:
     try:
         call = Caller(telemetry, token=demo.session.token, deadline_s=60)
         index = indexing_pb2_grpc.IndexServiceStub(channel)
-        found = await call(
-            index.VerifyVersion, indexing_pb2.VerifyVersionRequest(), name="IndexService/VerifyVersion"
-        )
+        found = await call(index.VerifyVersion, indexing_pb2.VerifyVersionRequest(), name="IndexService/VerifyVersion")
     finally:
         await channel.close()
         telemetry.shutdown()
@@ -204,9 +198,7 @@ async def run(console: Console, data_dir: Path) -> bool:
     console.print("Starting the broker, the database, the vector engine and five services ...")
     async with running(_settings(data_dir)) as up:
         stack = up.stack
-        console.print(
-            f"Ragline runs: gateway at {stack.settings.rpc.gateway}, Kafka at {stack.settings.bootstrap}"
-        )
+        console.print(f"Ragline runs: gateway at {stack.settings.rpc.gateway}, Kafka at {stack.settings.bootstrap}")
         console.print(
             f"[dim]The extractive model is free; this demo prices it at ${PRICE_USD_PER_MILLION_TOKENS:g} "
             "a million tokens, so that there is something to budget.[/]"

@@ -130,13 +130,9 @@ class Ragline:
         if self._own_telemetry:
             await asyncio.to_thread(self._telemetry.shutdown)
 
-    async def ask(
-        self, question: str, *, at_version: str = "", min_version: str = "", model: str = ""
-    ) -> Answer:
+    async def ask(self, question: str, *, at_version: str = "", min_version: str = "", model: str = "") -> Answer:
         """Ask and wait for the whole answer."""
-        async for step in self.ask_stream(
-            question, at_version=at_version, min_version=min_version, model=model
-        ):
+        async for step in self.ask_stream(question, at_version=at_version, min_version=min_version, model=model):
             if step.HasField("final"):
                 return Answer.of(step.final.answer)
         raise RaglineError("the gateway ended the stream without an answer", reason="STREAM_ENDED")
@@ -177,9 +173,7 @@ class Ragline:
         self, query: str, *, limit: int = 10, at_version: str = "", min_version: str = ""
     ) -> retrieve_pb2.SearchResponse:
         """The chunks that best match, at one index version."""
-        request = retrieve_pb2.SearchRequest(
-            query=query, limit=limit, at_version=at_version, min_version=min_version
-        )
+        request = retrieve_pb2.SearchRequest(query=query, limit=limit, at_version=at_version, min_version=min_version)
         response: retrieve_pb2.SearchResponse = await self._call(
             self._gateway.Search, request, name="GatewayService/Search"
         )
@@ -246,9 +240,7 @@ class Ragline:
         )
 
     async def _publish_and_wait(self, request: ingest_pb2.PublishDocumentRequest) -> Receipt:
-        response = await self._call(
-            self._ingest_stub().PublishDocument, request, name="IngestService/PublishDocument"
-        )
+        response = await self._call(self._ingest_stub().PublishDocument, request, name="IngestService/PublishDocument")
         document = await self.wait_for_document(request.document_id, revision=request.revision)
         return Receipt(
             request.document_id,
@@ -273,9 +265,7 @@ class Ragline:
 
     def _ingest_stub(self) -> Any:
         if self._ingest is None:
-            raise RaglineError(
-                "give the client ingest's address to publish: Ragline(..., ingest='host:50051')"
-            )
+            raise RaglineError("give the client ingest's address to publish: Ragline(..., ingest='host:50051')")
         return self._ingest
 
 

@@ -99,3 +99,10 @@ class ResourceExhausted(PermanentError):
         super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
         self.violations = violations
+
+
+def missing_package(error: ModuleNotFoundError) -> ConfigurationError:
+    """The one line for an installation that lacks a package."""
+    return ConfigurationError(
+        f"the package {error.name} is missing: run `make setup`, or install from requirements.lock"
+    )

@@ -19,7 +19,7 @@ import structlog
 
 from ragline import faults
 from ragline.bus import Bus
-from ragline.errors import RaglineError
+from ragline.errors import RaglineError, missing_package
 from ragline.rpc import RpcServer
 from ragline.settings import Settings
 from ragline.telemetry import Telemetry
@@ -165,6 +165,13 @@ def serve(build: Callable[[Settings], Service]) -> None:
         configure_logging()
         faults.arm(settings.fault)
         asyncio.run(run_until_signal(run_service(build, settings)))
+    except ModuleNotFoundError as error:
+        raise SystemExit(_last_words(missing_package(error))) from error
     except RaglineError as error:
-        print(f"ragline: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(_last_words(error)) from error
+
+
+def _last_words(error: RaglineError) -> int:
+    """Print the one line for whoever started the process; returns its exit code."""
+    sys.stderr.write(f"ragline: {error}\n")
+    return 2

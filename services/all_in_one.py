@@ -40,9 +40,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(
-    settings: Settings, *, processes: bool = False, durable: bool = True
-) -> AsyncIterator[Running]:
+async def running(settings: Settings, *, processes: bool = False, durable: bool = True) -> AsyncIterator[Running]:
     """Run the embedded stack and the five services; everything answers when it yields.
 
     `processes` makes each service a process of its own, started again when it ends. Other commands find

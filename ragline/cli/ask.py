@@ -20,9 +20,7 @@ from ragline.errors import RaglineError
 from ragline.gateway.v1 import gateway_pb2
 
 AtOption = Annotated[str, typer.Option("--at", help="An earlier index version, such as g1@42.")]
-MinVersionOption = Annotated[
-    str, typer.Option("--min-version", help="Wait until this index version is reached.")
-]
+MinVersionOption = Annotated[str, typer.Option("--min-version", help="Wait until this index version is reached.")]
 
 answer_app = typer.Typer(help="Stored answers and their provenance.", no_args_is_help=True)
 
@@ -43,9 +41,7 @@ def ask(
         async with Ragline(session.settings.rpc.gateway, session.token, deadline_s=timeout_s) as client:
             if as_json:
                 session.emit(
-                    answer_json(
-                        await client.ask(question, at_version=at, min_version=min_version, model=model)
-                    )
+                    answer_json(await client.ask(question, at_version=at, min_version=min_version, model=model))
                 )
             else:
                 await stream_answer(session, client, question, at=at, min_version=min_version, model=model)
@@ -75,9 +71,7 @@ def footer(answer: Answer, trace_url: str | None) -> Group:
     for citation in answer.citations:
         if citation.cited:
             place = " > ".join(citation.heading_path) or citation.title
-            lines.append(
-                Text.assemble((f" [{citation.number}] ", "cyan"), citation.document_id, ("  " + place, "dim"))
-            )
+            lines.append(Text.assemble((f" [{citation.number}] ", "cyan"), citation.document_id, ("  " + place, "dim")))
     trace = trace_url.format(trace_id=answer.trace_id) if trace_url else answer.trace_id
     lines.append(
         Text(
@@ -91,16 +85,12 @@ def footer(answer: Answer, trace_url: str | None) -> Group:
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """An answer for machines."""
-    return MessageToDict(
-        answer.message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return MessageToDict(answer.message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 @answer_app.command("show")
 def show(
-    answer_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The answer's id, as `ragline ask` prints it.")
-    ],
+    answer_id: Annotated[str, typer.Argument(metavar="ID", help="The answer's id, as `ragline ask` prints it.")],
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -124,9 +114,7 @@ def answer_tree(answer: Answer, trace_url: str | None) -> Tree:
     tree = Tree(f"[bold]{escape(answer.question)}[/]")
     text = Text(answer.text, style="yellow" if answer.refused else "")
     tree.add(Panel(text, title="refusal" if answer.refused else "answer", border_style="dim"))
-    evidence = tree.add(
-        f"evidence at [bold]{answer.index_version}[/] [dim]{answer.index_fingerprint[:16]}…[/]"
-    )
+    evidence = tree.add(f"evidence at [bold]{answer.index_version}[/] [dim]{answer.index_fingerprint[:16]}…[/]")
     for citation in answer.citations:
         mark = "[green]cited[/]" if citation.cited else "[dim]not cited[/]"
         place = " > ".join(citation.heading_path) or citation.title
@@ -160,9 +148,7 @@ def _evaluation(message: gateway_pb2.Answer) -> str | Group:
     lines = [f"evaluation [{colour}]{message.evaluation.verdict}[/] {', '.join(message.evaluation.flags)}"]
     for score in message.evaluation.scores:
         value = f"{score.value:.2f}" if score.HasField("value") else "n/a"
-        lines.append(
-            f"  {score.name} [bold]{value}[/] [dim]{escape(score.reason)} ({score.method} {score.version})[/]"
-        )
+        lines.append(f"  {score.name} [bold]{value}[/] [dim]{escape(score.reason)} ({score.method} {score.version})[/]")
     return Group(*lines)
 
 
@@ -192,9 +178,7 @@ def search(
             dense = f"{hit.dense.score:.3f} (#{hit.dense.rank})" if hit.HasField("dense") else "-"
             sparse = f"{hit.sparse.score:.2f} (#{hit.sparse.rank})" if hit.HasField("sparse") else "-"
             section = " > ".join(hit.heading_path[1:])
-            table.add_row(
-                str(hit.rank), escape(hit.document_id), escape(section), dense, sparse, f"{hit.score:.4f}"
-            )
+            table.add_row(str(hit.rank), escape(hit.document_id), escape(section), dense, sparse, f"{hit.score:.4f}")
         session.console.print(table)
 
     session.run(work())

@@ -80,9 +80,7 @@ def create_key(
     user: Annotated[str, typer.Option(help="The user that the key stands for.")],
     tenant: Annotated[str, typer.Option(help="The tenant.")] = "default",
     group: Annotated[list[str] | None, typer.Option(help="A group of the user (repeat it).")] = None,
-    scope: Annotated[
-        list[str] | None, typer.Option(help=f"Allowed use (repeat it): {', '.join(SCOPES)}.")
-    ] = None,
+    scope: Annotated[list[str] | None, typer.Option(help=f"Allowed use (repeat it): {', '.join(SCOPES)}.")] = None,
     days: Annotated[int, typer.Option(help="Valid for so many days; 0: until revoked.")] = 0,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,

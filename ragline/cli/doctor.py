@@ -50,9 +50,7 @@ def doctor(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
         session.emit(
             {
                 "healthy": not failed,
-                "checks": [
-                    {"check": f.check, "state": f.state, "detail": f.detail, "mend": f.mend} for f in findings
-                ],
+                "checks": [{"check": f.check, "state": f.state, "detail": f.detail, "mend": f.mend} for f in findings],
             }
         )
     else:
@@ -144,9 +142,7 @@ async def _probe(name: str, address: str, probe: Callable[[str], Awaitable[None]
         reason = (error.details() or "") if isinstance(error, grpc.aio.AioRpcError) else str(error)
         if "refused" in reason.lower():
             reason = "nothing listens there"
-        return Finding(
-            name, "error", f"{shown}: {(reason or 'no answer in 5 s').splitlines()[0][:200]}", mend
-        )
+        return Finding(name, "error", f"{shown}: {(reason or 'no answer in 5 s').splitlines()[0][:200]}", mend)
     return Finding(name, "ok", shown)
 
 

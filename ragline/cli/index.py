@@ -56,9 +56,7 @@ def log(
     session = Session(as_json, data_dir)
 
     async def work(index: Any, call: Caller) -> None:
-        answer = await call(
-            index.ListCommits, pb.ListCommitsRequest(limit=limit), name="IndexService/ListCommits"
-        )
+        answer = await call(index.ListCommits, pb.ListCommitsRequest(limit=limit), name="IndexService/ListCommits")
         if as_json:
             session.emit(_json(answer))
             return
@@ -77,9 +75,7 @@ def log(
 
 @app.command("verify")
 def verify(
-    at: Annotated[
-        str, typer.Option("--at", help="The version to verify, such as g1@42; default the newest.")
-    ] = "",
+    at: Annotated[str, typer.Option("--at", help="The version to verify, such as g1@42; default the newest.")] = "",
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:

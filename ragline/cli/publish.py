@@ -68,9 +68,7 @@ async def _publish(
         raise InvalidArgument("path", "holds no file that can be read")
     async with publisher(session) as publish_events:
         await publish_events(events)
-        result = (
-            await wait_until_searchable(session, events, timeout_s=timeout_s) if wait else PublishResult()
-        )
+        result = await wait_until_searchable(session, events, timeout_s=timeout_s) if wait else PublishResult()
     _report(session, len(events), unreadable, result, waited=wait)
     if unreadable or result.rejected:
         raise typer.Exit(1)
@@ -140,9 +138,7 @@ async def wait_until_searchable(
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                Ragline(
-                    session.settings.rpc.gateway, session.token, ingest=session.settings.rpc.ingest
-                ) as client,
+                Ragline(session.settings.rpc.gateway, session.token, ingest=session.settings.rpc.ingest) as client,
             ):
                 await asyncio.gather(*(follow(client, event) for event in events))
         except TimeoutError as error:
@@ -168,9 +164,7 @@ def _progress(session: Session) -> Progress:
     )
 
 
-def _report(
-    session: Session, published: int, unreadable: list[str], result: PublishResult, *, waited: bool
-) -> None:
+def _report(session: Session, published: int, unreadable: list[str], result: PublishResult, *, waited: bool) -> None:
     rejected = result.rejected or []
     if session.as_json:
         session.emit(

@@ -23,6 +23,7 @@ from ragline.errors import (
     ResourceExhausted,
     TransientError,
     Unauthenticated,
+    missing_package,
 )
 from ragline.local.data_dir import DataDir
 from ragline.settings import RpcSettings, Settings
@@ -82,9 +83,7 @@ class Session:
         path = DataDir(self.settings.data_dir).dev_key
         if path.exists():
             return path.read_text().strip()
-        raise ConfigurationError(
-            f"no key: set RAGLINE_TOKEN, or start the stack with `ragline up` (it writes {path})"
-        )
+        raise ConfigurationError(f"no key: set RAGLINE_TOKEN, or start the stack with `ragline up` (it writes {path})")
 
     def emit(self, data: dict[str, Any]) -> None:
         """Print the result for machines: one JSON object on one line."""
@@ -97,6 +96,8 @@ class Session:
             return asyncio.run(work)
         except RaglineError as error:
             raise self.failure(error) from error
+        except ModuleNotFoundError as error:
+            raise self.failure(missing_package(error)) from error
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 

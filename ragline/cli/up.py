@@ -11,7 +11,6 @@ from rich.panel import Panel
 from rich.table import Table
 
 from ragline.cli.session import DataDirOption, JsonOption, Session
-from ragline.errors import ConfigurationError
 from ragline.local.stack import LocalStack
 from ragline.runtime import run_until_signal
 
@@ -43,12 +42,7 @@ def up(
 
 def load_all_in_one() -> Any:
     """The composition of all five services. By name: `ragline` never imports a service's code."""
-    try:
-        return importlib.import_module("services.all_in_one")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"the package {error.name} is missing: install all services with `make setup` or pip install 'ragline[local]'"
-        ) from error
+    return importlib.import_module("services.all_in_one")
 
 
 def _addresses(stack: LocalStack) -> dict[str, str]:
@@ -71,7 +65,7 @@ def _welcome(stack: LocalStack, seconds: float) -> Panel:
     table.add_row("[bold]key[/]", f"{stack.data_dir.dev_key} [dim](sent as `authorization: Bearer ...`)[/]")
     table.add_row()
     table.add_row("[bold]try[/]", "ragline publish examples/peps")
-    table.add_row("", 'ragline ask "When should a PEP be rejected?"')
+    table.add_row("", 'ragline ask "For how long does a Python release receive bugfix updates?"')
     table.add_row("", "ragline index status")
     table.add_row()
     table.add_row(

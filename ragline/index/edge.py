@@ -84,9 +84,7 @@ class EdgeEngine:
             request = pb.InsertRequest(generation=generation, sequence=sequence, points=batch)
             await self._call("Insert", request, self._write_timeout_s)
 
-    async def close(
-        self, generation: str, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]
-    ) -> None:
+    async def close(self, generation: str, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]) -> None:
         """See VectorEngine."""
         for batch in in_batches(ids, ID_BATCH):
             request = pb.CloseRequest(
@@ -115,9 +113,7 @@ class EdgeEngine:
 
     async def set_groups(self, generation: str, tenant: str, document_id: str, groups: Sequence[str]) -> None:
         """See VectorEngine."""
-        request = pb.SetGroupsRequest(
-            generation=generation, tenant=tenant, document_id=document_id, groups=groups
-        )
+        request = pb.SetGroupsRequest(generation=generation, tenant=tenant, document_id=document_id, groups=groups)
         await self._call("SetGroups", request, self._write_timeout_s)
 
     async def delete(self, generation: str, ids: Sequence[uuid.UUID]) -> None:
@@ -136,9 +132,7 @@ class EdgeEngine:
 
     async def scan(self, view: View) -> AsyncIterator[StoredPoint]:
         """See VectorEngine. Page by page, so a slow reader holds nothing up."""
-        async for point in self._pages(
-            pb.ScanRequest(generation=view.generation, view=wire.view_message(view))
-        ):
+        async for point in self._pages(pb.ScanRequest(generation=view.generation, view=wire.view_message(view))):
             yield point
 
     async def scan_all(self, generation: str) -> AsyncIterator[StoredPoint]:
@@ -188,8 +182,7 @@ def _error_of(error: grpc.aio.AioRpcError, method: str, address: str) -> Ragline
     if permanent is not None:
         return permanent(details)
     return TransientError(
-        f"the embedded engine at {address} did not answer {method} ({code.name}: {details}); "
-        "see that its worker runs"
+        f"the embedded engine at {address} did not answer {method} ({code.name}: {details}); see that its worker runs"
     )
 
 

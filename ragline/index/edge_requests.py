@@ -73,9 +73,7 @@ def query_requests(view: View, query: Query) -> dict[str, OfWidth]:
     wanted = edge_filter(readable(view, query))
 
     def maker(nearest: EdgeQuery, params: SearchParams) -> OfWidth:
-        return lambda limit: QueryRequest(
-            limit=limit, query=nearest, filter=wanted, params=params, with_payload=True
-        )
+        return lambda limit: QueryRequest(limit=limit, query=nearest, filter=wanted, params=params, with_payload=True)
 
     requests: dict[str, OfWidth] = {}
     if query.dense is not None:
@@ -84,7 +82,5 @@ def query_requests(view: View, query: Query) -> dict[str, OfWidth]:
     if query.sparse is not None and query.sparse.indices:
         vector = SparseVector(list(query.sparse.indices), list(query.sparse.values))
         corpus = IdfParams(corpus=edge_filter(idf_corpus(view, query)))
-        requests[SPARSE] = maker(
-            EdgeQuery.Nearest(vector, using=SPARSE), SearchParams(exact=query.exact, idf=corpus)
-        )
+        requests[SPARSE] = maker(EdgeQuery.Nearest(vector, using=SPARSE), SearchParams(exact=query.exact, idf=corpus))
     return requests

@@ -60,9 +60,7 @@ class EdgeService(engine_pb2_grpc.EngineServiceServicer):
                 shard.close_points(request.sequence, ids, frozenset(request.aborted))
         return pb.CloseResponse()
 
-    def CountOpened(
-        self, request: pb.CountOpenedRequest, context: grpc.ServicerContext
-    ) -> pb.CountOpenedResponse:
+    def CountOpened(self, request: pb.CountOpenedRequest, context: grpc.ServicerContext) -> pb.CountOpenedResponse:
         with self._answering(context):
             count = self._store.shard(request.generation).count_opened(request.sequence)
         return pb.CountOpenedResponse(count=count)

@@ -45,9 +45,7 @@ def _engine_errors(what: str) -> Iterator[None]:
     except RaglineError:
         raise
     except Exception as error:
-        raise TransientError(
-            f"the embedded engine failed to {what}: {' '.join(str(error).split())}"
-        ) from error
+        raise TransientError(f"the embedded engine failed to {what}: {' '.join(str(error).split())}") from error
 
 
 class EdgeShard:
@@ -102,12 +100,8 @@ class EdgeShard:
         A point that is there stays as it is: repeating an insert must not reopen what was closed since.
         """
         check_points(points, self.dimensions)
-        new = [
-            edge.Point(point.id, _vectors(point), stored_fields(point.payload, sequence)) for point in points
-        ]
-        self._update(
-            edge.UpdateOperation.upsert_points(new, update_mode=edge.UpdateMode.InsertOnly), "insert points"
-        )
+        new = [edge.Point(point.id, _vectors(point), stored_fields(point.payload, sequence)) for point in points]
+        self._update(edge.UpdateOperation.upsert_points(new, update_mode=edge.UpdateMode.InsertOnly), "insert points")
 
     def close_points(self, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]) -> None:
         """Set `valid_to` where it is empty or aborted."""
@@ -118,9 +112,7 @@ class EdgeShard:
         self.delete(opened)
         if closed:
             self._update(
-                edge.UpdateOperation.delete_payload_by_filter(
-                    edge_filter(closed_by(closed, sequence)), ["valid_to"]
-                ),
+                edge.UpdateOperation.delete_payload_by_filter(edge_filter(closed_by(closed, sequence)), ["valid_to"]),
                 "reopen points",
             )
 

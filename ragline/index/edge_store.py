@@ -48,9 +48,7 @@ class EdgeStore:
         try:
             return self._shards[checked_generation(generation)]
         except KeyError:
-            raise NotFound(
-                f"generation {generation} is not in the embedded engine; create it first"
-            ) from None
+            raise NotFound(f"generation {generation} is not in the embedded engine; create it first") from None
 
     @contextmanager
     def writing(self, generation: str, timeout_s: float | None) -> Iterator[EdgeShard]:

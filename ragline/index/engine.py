@@ -132,9 +132,7 @@ class VectorEngine(Protocol):
         generation's dimensions or zero, or for duplicate sparse indices.
         """
 
-    async def close(
-        self, generation: str, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]
-    ) -> None:
+    async def close(self, generation: str, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]) -> None:
         """Set `valid_to = sequence` on the points, only where it is empty or in `aborted`."""
 
     async def count_opened(self, generation: str, sequence: int) -> int:
@@ -145,9 +143,7 @@ class VectorEngine(Protocol):
     ) -> None:
         """Undo an aborted sequence by id: delete `opened`, clear `valid_to` where it is `sequence`."""
 
-    async def set_groups(
-        self, generation: str, tenant: str, document_id: str, groups: Sequence[str]
-    ) -> None:
+    async def set_groups(self, generation: str, tenant: str, document_id: str, groups: Sequence[str]) -> None:
         """Overwrite who may read, on every point of the document, in every version."""
 
     async def delete(self, generation: str, ids: Sequence[uuid.UUID]) -> None:

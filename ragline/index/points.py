@@ -57,8 +57,7 @@ def check_points(points: Sequence[NewPoint], dimensions: int | None = None) -> N
         fault = _dense_fault(point.dense, length) or _sparse_fault(point.sparse)
         if fault is not None:
             raise PermanentError(
-                f"chunk {point.payload.chunk_id} of document {point.payload.document_id}: {fault}; "
-                "nothing was written",
+                f"chunk {point.payload.chunk_id} of document {point.payload.document_id}: {fault}; nothing was written",
                 reason="INVALID_VECTOR",
             )
 

@@ -108,14 +108,10 @@ class QdrantEngine:
                 update_mode=models.UpdateMode.INSERT_ONLY,
             )
 
-    async def close(
-        self, generation: str, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]
-    ) -> None:
+    async def close(self, generation: str, sequence: int, ids: Sequence[uuid.UUID], aborted: frozenset[int]) -> None:
         """See VectorEngine."""
         for batch in in_batches(ids, ID_BATCH):
-            await self._set_where(
-                generation, closable(batch, aborted), {"valid_to": sequence}, "close points"
-            )
+            await self._set_where(generation, closable(batch, aborted), {"valid_to": sequence}, "close points")
 
     async def count_opened(self, generation: str, sequence: int) -> int:
         """See VectorEngine."""
@@ -187,13 +183,9 @@ class QdrantEngine:
         await self._client.close()
 
     async def _set_where(self, generation: str, where: Where, fields: dict[str, Any], what: str) -> None:
-        await self._write(
-            generation, what, self._client.set_payload, payload=fields, points=server_filter(where)
-        )
+        await self._write(generation, what, self._client.set_payload, payload=fields, points=server_filter(where))
 
-    async def _write(
-        self, generation: str, what: str, operation: Callable[..., Any], **arguments: Any
-    ) -> None:
+    async def _write(self, generation: str, what: str, operation: Callable[..., Any], **arguments: Any) -> None:
         """One update, applied when this returns; anything less is an unknown outcome."""
         await self._collections.dimensions(generation)
         async with server_errors(what, self._write_timeout_s):
@@ -206,8 +198,7 @@ class QdrantEngine:
             )
         if result.status != models.UpdateStatus.COMPLETED:
             raise TransientError(
-                f"the Qdrant server has not yet applied an update ({what}: {result.status}); "
-                "its outcome is unknown"
+                f"the Qdrant server has not yet applied an update ({what}: {result.status}); its outcome is unknown"
             )
 
     async def _ranked(
@@ -219,9 +210,7 @@ class QdrantEngine:
             fetched = width
         return ranked((Hit(uuid.UUID(str(hit.id)), hit.score, hit.payload or {}) for hit in hits), limit)
 
-    async def _query(
-        self, generation: str, requests: list[models.QueryRequest]
-    ) -> list[list[models.ScoredPoint]]:
+    async def _query(self, generation: str, requests: list[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
         responses = await self._client.query_batch_points(
             collection_name(generation), requests=requests, timeout=math.ceil(self._search_timeout_s)
         )
@@ -250,7 +239,5 @@ class QdrantEngine:
 def _vectors(point: NewPoint) -> dict[str, Any]:
     vectors: dict[str, Any] = {DENSE: point.dense.tolist()}
     if point.sparse.indices:
-        vectors[SPARSE] = models.SparseVector(
-            indices=list(point.sparse.indices), values=list(point.sparse.values)
-        )
+        vectors[SPARSE] = models.SparseVector(indices=list(point.sparse.indices), values=list(point.sparse.values))
     return vectors

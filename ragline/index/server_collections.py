@@ -37,9 +37,7 @@ class ServerCollections:
             if not await self._client.collection_exists(name):
                 await self._client.create_collection(
                     name,
-                    vectors_config={
-                        DENSE: models.VectorParams(size=dimensions, distance=models.Distance.COSINE)
-                    },
+                    vectors_config={DENSE: models.VectorParams(size=dimensions, distance=models.Distance.COSINE)},
                     sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
                 )
             # Also when it is there: a crash may have come between the collection and its indexes.
@@ -68,9 +66,7 @@ class ServerCollections:
                     raise NotFound(f"generation {generation} is not on the Qdrant server; create it first")
                 vectors = (await self._client.get_collection(name)).config.params.vectors
             if not isinstance(vectors, dict) or DENSE not in vectors:
-                raise FailedPrecondition(
-                    f"the collection {name} is not Ragline's: it has no vector named {DENSE}"
-                )
+                raise FailedPrecondition(f"the collection {name} is not Ragline's: it has no vector named {DENSE}")
             self._dimensions[generation] = vectors[DENSE].size
         return self._dimensions[generation]
 

@@ -56,8 +56,7 @@ async def server_errors(what: str, timeout_s: float) -> AsyncIterator[None]:
     except ValueError as error:
         # So qdrant-client says that it cannot read an answer. What a request may get wrong is checked before.
         raise TransientError(
-            f"the Qdrant server was asked to {what}, and gave an answer that this client cannot read; "
-            "check its version"
+            f"the Qdrant server was asked to {what}, and gave an answer that this client cannot read; check its version"
         ) from error
 
 

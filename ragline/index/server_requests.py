@@ -73,9 +73,7 @@ def query_requests(view: View, query: Query) -> dict[str, OfWidth]:
     if query.dense is not None:
         # ACORN keeps HNSW's recall under the selective filters of a version and a tenant (measured facts).
         acorn = None if query.exact else models.AcornSearchParams(enable=True)
-        requests[DENSE] = maker(
-            DENSE, query.dense.tolist(), models.SearchParams(exact=query.exact, acorn=acorn)
-        )
+        requests[DENSE] = maker(DENSE, query.dense.tolist(), models.SearchParams(exact=query.exact, acorn=acorn))
     if query.sparse is not None and query.sparse.indices:
         vector = models.SparseVector(indices=list(query.sparse.indices), values=list(query.sparse.values))
         corpus = models.IdfCorpusParams(corpus=server_filter(idf_corpus(view, query)))

@@ -150,9 +150,7 @@ def scored_message(point: ScoredPoint) -> pb.ScoredPoint:
 def scored_of(messages: Sequence[pb.ScoredPoint]) -> tuple[ScoredPoint, ...]:
     """A ranked list received."""
     return tuple(
-        ScoredPoint(
-            uuid.UUID(bytes=message.id), message.score, rank, payload_of(message.payload), message.valid_from
-        )
+        ScoredPoint(uuid.UUID(bytes=message.id), message.score, rank, payload_of(message.payload), message.valid_from)
         for rank, message in enumerate(messages, start=1)
     )
 

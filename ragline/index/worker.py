@@ -110,9 +110,7 @@ def _locked(path: Path) -> TextIOWrapper:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be used ({error.strerror}); choose another --path"
-        ) from error
+        raise ConfigurationError(f"{path}: cannot be used ({error.strerror}); choose another --path") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

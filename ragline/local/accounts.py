@@ -31,9 +31,7 @@ class ServerAccount:
         for parent, folders, files in os.walk(folder):
             for name in (*folders, *files):
                 os.chown(Path(parent, name), self.uid, self.gid, follow_symlinks=False)
-        os.chown(
-            folder, self.uid, self.gid
-        )  # last: when we are killed before, the next start does it all again
+        os.chown(folder, self.uid, self.gid)  # last: when we are killed before, the next start does it all again
 
 
 async def server_account(probe: Path) -> ServerAccount:

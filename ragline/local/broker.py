@@ -122,9 +122,7 @@ class LocalBroker:
         return bool(cluster["cluster_id"] == self._cluster_id)
 
 
-async def create_topics(
-    bootstrap: str, topics: Mapping[str, TopicSpec], *, replication_factor: int = 1
-) -> None:
+async def create_topics(bootstrap: str, topics: Mapping[str, TopicSpec], *, replication_factor: int = 1) -> None:
     """Make the topics that are missing and wait until all can be used; an existing one stays as it is.
 
     Works on the embedded broker and on Apache Kafka. Raises TransientError when the broker cannot be
@@ -137,18 +135,14 @@ async def create_topics(
         if not missing:
             return
         new = [
-            NewTopic(
-                name, topics[name].partitions, replication_factor, topic_configs=topics[name].configuration()
-            )
+            NewTopic(name, topics[name].partitions, replication_factor, topic_configs=topics[name].configuration())
             for name in sorted(missing)
         ]
         _check((await admin.create_topics(new)).to_object()["topic_errors"])
         deadline = asyncio.get_running_loop().time() + _TOPICS_DEADLINE_S
         while missing := topics.keys() - await _usable_topics(admin):
             if asyncio.get_running_loop().time() > deadline:
-                raise TransientError(
-                    f"Kafka at {bootstrap} made no leader for {', '.join(sorted(missing))} in time"
-                )
+                raise TransientError(f"Kafka at {bootstrap} made no leader for {', '.join(sorted(missing))} in time")
             await asyncio.sleep(_POLL_S)
 
 

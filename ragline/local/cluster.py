@@ -128,9 +128,7 @@ class Cluster:
         while remaining := [process for process in leftovers if not _has_ended(process)]:
             if time.monotonic() > deadline:
                 pids = ", ".join(str(process.pid) for process in remaining)
-                raise ConfigurationError(
-                    f"{self.folder} is still used by PostgreSQL processes: end them (kill {pids})"
-                )
+                raise ConfigurationError(f"{self.folder} is still used by PostgreSQL processes: end them (kill {pids})")
             time.sleep(0.02)
         with writing_to(pid_file):
             pid_file.unlink(missing_ok=True)

@@ -182,8 +182,7 @@ class DataDir:
             found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigurationError(
-                f"{folder} is not a folder of this user alone: remove it"
-                f" or choose {ANOTHER_FOLDER} with a shorter path"
+                f"{folder} is not a folder of this user alone: remove it or choose {ANOTHER_FOLDER} with a shorter path"
             )
         self._socket_refuge = folder
         return folder

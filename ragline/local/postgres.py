@@ -148,9 +148,7 @@ class LocalPostgres:
                 found = await connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (ROLE,))
                 if found.rowcount == 0:
                     password = sql.Literal(self._passwords[ROLE])
-                    await connection.execute(
-                        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password)
-                    )
+                    await connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
                 found = await connection.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,))
                 if found.rowcount == 0:
                     await connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))

@@ -144,13 +144,10 @@ class ChildProcess:
         said = self.last_log_line() or "it wrote no log"
         if any(_DISK_FULL.search(line) for line in self._log_lines()):
             return ConfigurationError(
-                f"{self.name} found the disk full: free some space at {self._data_dir.path}"
-                f" or choose {ANOTHER_FOLDER}"
+                f"{self.name} found the disk full: free some space at {self._data_dir.path} or choose {ANOTHER_FOLDER}"
             )
         if self.running:
-            return TransientError(
-                f"{self.name} was not ready after {deadline_s:g} s: {said} (see {self.log})"
-            )
+            return TransientError(f"{self.name} was not ready after {deadline_s:g} s: {said} (see {self.log})")
         code = self._process.returncode if self._process is not None else None
         return ConfigurationError(f"{self.name} failed with exit code {code}: {said} (see {self.log})")
 

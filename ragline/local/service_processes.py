@@ -65,9 +65,7 @@ async def service_processes(stack: LocalStack) -> AsyncIterator[Callable[[], Awa
 
         yield wait
     except TimeoutError as error:
-        raise TransientError(
-            f"a service was not ready in {_READY_S:g} s; see {stack.data_dir.logs}"
-        ) from error
+        raise TransientError(f"a service was not ready in {_READY_S:g} s; see {stack.data_dir.logs}") from error
     finally:
         for keeper in keepers:
             keeper.cancel()

@@ -54,9 +54,7 @@ class LocalStack:
             for task in tasks:
                 task.cancel()
         name = tasks[done.pop()]
-        raise TransientError(
-            f"{name} has ended by itself; see {self.data_dir.logs / (name + '.log')} and start again"
-        )
+        raise TransientError(f"{name} has ended by itself; see {self.data_dir.logs / (name + '.log')} and start again")
 
 
 @asynccontextmanager
@@ -163,9 +161,7 @@ def _with_free_ports(settings: Settings, data_dir: DataDir) -> Settings:
         host, _, port = str(getattr(settings.rpc, name)).rpartition(":")
         if port == "0":
             addresses[name] = f"{host}:{free_port(host)}"
-    return settings.model_copy(
-        update={"rpc": settings.rpc.model_copy(update=addresses), "data_dir": data_dir.path}
-    )
+    return settings.model_copy(update={"rpc": settings.rpc.model_copy(update=addresses), "data_dir": data_dir.path})
 
 
 def _require_free_rpc_ports(rpc: RpcSettings) -> None:
@@ -181,12 +177,8 @@ def _with_keys(settings: Settings, data_dir: DataDir) -> Settings:
     _ensure_token(keys, data_dir.dev_key, developer)
     if settings.auth.service_token is not None:
         return settings
-    token = _ensure_token(
-        keys, data_dir.service_key, Identity("ragline", "service", scopes=frozenset({"internal"}))
-    )
-    return settings.model_copy(
-        update={"auth": settings.auth.model_copy(update={"service_token": SecretStr(token)})}
-    )
+    token = _ensure_token(keys, data_dir.service_key, Identity("ragline", "service", scopes=frozenset({"internal"})))
+    return settings.model_copy(update={"auth": settings.auth.model_copy(update={"service_token": SecretStr(token)})})
 
 
 def _ensure_token(keys: KeyFile, path: Any, identity: Identity) -> str:

@@ -120,9 +120,7 @@ def _embeddings(graph: _Graph) -> str:
 
 def _layer(graph: _Graph, hidden: str, prefix: str) -> str:
     """One encoder layer: attention and feed-forward, each added to its input and normalised."""
-    attended = graph.linear(
-        _attention(graph, hidden, f"{prefix}attention.self."), f"{prefix}attention.output.dense"
-    )
+    attended = graph.linear(_attention(graph, hidden, f"{prefix}attention.self."), f"{prefix}attention.output.dense")
     hidden = graph.layer_norm(graph.node("Add", attended, hidden), f"{prefix}attention.output.LayerNorm")
     inner = _gelu(graph, graph.linear(hidden, f"{prefix}intermediate.dense"))
     outer = graph.linear(inner, f"{prefix}output.dense")

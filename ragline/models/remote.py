@@ -119,9 +119,7 @@ class _EmbeddingApi:
 
     def _in_order(self, rows: Sequence[Mapping[str, Any]], count: int) -> Vectors:
         if sorted(row["index"] for row in rows) != list(range(count)):
-            raise TransientError(
-                f"{self.name} answered {len(rows)} vectors for {count} texts; try again later"
-            )
+            raise TransientError(f"{self.name} answered {len(rows)} vectors for {count} texts; try again later")
         ordered = sorted(rows, key=lambda row: int(row["index"]))
         try:
             return unit_rows(np.array([row["embedding"] for row in ordered], dtype=np.float32))
@@ -186,6 +184,4 @@ def _optional_package(package: str, why: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise ConfigurationError(
-            f"{why}, but the package {package} is not installed: pip install {package}"
-        ) from error
+        raise ConfigurationError(f"{why}, but the package {package} is not installed: pip install {package}") from error

@@ -19,9 +19,7 @@ def cited_numbers(text: str) -> tuple[int, ...]:
     for mark in _MARK.findall(text):
         for first, last in _SPAN.findall(mark):
             start, end = int(first), int(last or first)
-            numbers.extend(
-                range(start, min(end, start + _LONGEST_RANGE) + 1) if start <= end else (start, end)
-            )
+            numbers.extend(range(start, min(end, start + _LONGEST_RANGE) + 1) if start <= end else (start, end))
     return tuple(numbers)
 
 

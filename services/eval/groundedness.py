@@ -136,7 +136,5 @@ class Groundedness:
 
     def probability(self, features: Features) -> float:
         """The regression's estimate that a claim with these features is supported."""
-        logit = self.intercept + sum(
-            weight * getattr(features, name) for name, weight in self.weights.items()
-        )
+        logit = self.intercept + sum(weight * getattr(features, name) for name, weight in self.weights.items())
         return 1 / (1 + math.exp(-logit))

@@ -74,9 +74,7 @@ class Evaluator:
             )
             _describe(span, judgement)
             recorded = await self._evaluations.record(evaluation, scorer_version=version)
-            log.info(
-                "answer_evaluated", answer_id=event.answer_id, verdict=judgement.verdict, recorded=recorded
-            )
+            log.info("answer_evaluated", answer_id=event.answer_id, verdict=judgement.verdict, recorded=recorded)
             return evaluation if recorded else None
 
     async def _evidence(self, event: AnswerProduced) -> list[Evidence]:

@@ -83,9 +83,7 @@ class Scorer:
         flags = self._flags(answer, scores, supports)
         return Judgement(scores, flags, self._verdict(scores, flags))
 
-    def _flags(
-        self, answer: AnswerToScore, scores: tuple[Score, ...], supports: Sequence[Support]
-    ) -> tuple[str, ...]:
+    def _flags(self, answer: AnswerToScore, scores: tuple[Score, ...], supports: Sequence[Support]) -> tuple[str, ...]:
         limits, value = self._thresholds, {score.name: score.value for score in scores}
         found = (
             ("no_citation", not answer.refused and not answer.cited),
@@ -115,9 +113,7 @@ def citation_validity(answer: AnswerToScore, evidence: EvidenceIndex) -> Score:
     invalid = [number for number in answer.cited if number not in evidence.numbers]
     value = 1 - len(invalid) / len(answer.cited)
     if not invalid:
-        return _score(
-            name, value, f"every citation ({len(answer.cited)}) names given evidence", method="count"
-        )
+        return _score(name, value, f"every citation ({len(answer.cited)}) names given evidence", method="count")
     marks = ", ".join(f"[{number}]" for number in dict.fromkeys(invalid))
     reason = f"{len(invalid)} of {len(answer.cited)} citations name no given evidence: {marks}"
     return _score(name, value, reason, method="count")
@@ -147,9 +143,7 @@ def refusal(answer: AnswerToScore, evidence: EvidenceIndex) -> Score:
         ((evidence.coverage(stems, window.stems), window.number) for window in windows),
         key=lambda pair: pair[0],
     )
-    return _score(
-        name, 1 - covered, f"evidence [{best}] holds {covered:.0%} of the question's terms by weight"
-    )
+    return _score(name, 1 - covered, f"evidence [{best}] holds {covered:.0%} of the question's terms by weight")
 
 
 def question_relevance(answer: AnswerToScore, evidence: EvidenceIndex, numbers: Sequence[int]) -> Score:
@@ -157,12 +151,8 @@ def question_relevance(answer: AnswerToScore, evidence: EvidenceIndex, numbers: 
     name = "question_relevance"
     stems = _telling_stems(answer.question)
     if answer.refused or not stems:
-        return _score(
-            name, None, "a refusal answers nothing" if answer.refused else "the question has no terms"
-        )
-    headings = [
-        heading for piece in evidence.pieces if piece.number in numbers for heading in piece.heading_path
-    ]
+        return _score(name, None, "a refusal answers nothing" if answer.refused else "the question has no terms")
+    headings = [heading for piece in evidence.pieces if piece.number in numbers for heading in piece.heading_path]
     present = {term.stem for text in (answer.answer, *headings) for term in terms_of(text)}
     value = evidence.coverage(stems, present)
     missing = [surface for stem, surface in stems.items() if stem not in present]
@@ -178,11 +168,7 @@ def _numbers_to_check(answer: AnswerToScore, evidence: EvidenceIndex) -> list[in
 def _weakest_in_words(supports: Sequence[Support]) -> str:
     weakest = min(supports, key=lambda support: support.value)
     count = f"{len(supports)} claims, the weakest" if len(supports) > 1 else "1 claim,"
-    place = (
-        "without any evidence"
-        if weakest.best is None
-        else f"supported {weakest.value:.2f} by [{weakest.best}]"
-    )
+    place = "without any evidence" if weakest.best is None else f"supported {weakest.value:.2f} by [{weakest.best}]"
     lacks = f"; the evidence lacks: {', '.join(weakest.missing)}" if weakest.missing else ""
     text = weakest.claim
     if len(text) > _QUOTED_CHARACTERS:
@@ -199,8 +185,6 @@ def _below(value: float | None, limit: float) -> bool:
     return value is not None and value < limit
 
 
-def _score(
-    name: str, value: float | None, reason: str, *, method: str = _METHOD, version: str = "1"
-) -> Score:
+def _score(name: str, value: float | None, reason: str, *, method: str = _METHOD, version: str = "1") -> Score:
     rounded = None if value is None else round(min(1.0, max(0.0, value)), 4)
     return Score(name=name, value=rounded, method=method, version=version, reason=reason)

@@ -28,9 +28,7 @@ class EvalServicer(eval_pb2_grpc.EvalServiceServicer):
         tenant = None if "internal" in identity.scopes else identity.tenant
         evaluation = await self._evaluations.find(request.answer_id, tenant=tenant)
         if evaluation is None:
-            raise NotFound(
-                f"there is no evaluation of an answer {request.answer_id} (not yet, or no such answer)"
-            )
+            raise NotFound(f"there is no evaluation of an answer {request.answer_id} (not yet, or no such answer)")
         return pb.GetEvaluationResponse(evaluation=_as_message(evaluation))
 
 

@@ -72,9 +72,7 @@ def find_candidates(question: Question, evidence: Sequence[Evidence]) -> list[Ca
     matcher = _Matcher(question)
     candidates = []
     for rank, piece in enumerate(evidence):
-        heading = matcher.match(
-            words("\n".join((piece.document_id, piece.title, *piece.heading_path)))
-        ).degrees
+        heading = matcher.match(words("\n".join((piece.document_id, piece.title, *piece.heading_path)))).degrees
         for index, sentence in enumerate(split(piece.text)):
             sentence_words = words(sentence)
             if adds_to(question, sentence, sentence_words):
@@ -123,19 +121,14 @@ def sentence_features(
                 float(fit is False),
                 math.log(1 + candidate.rank),
                 float(candidate.index == 0),
-                sum(
-                    weights[index] * (1 - max(passage[index], candidate.heading[index])) for index in entities
-                )
-                / total,
+                sum(weights[index] * (1 - max(passage[index], candidate.heading[index])) for index in entities) / total,
                 float(question.negated and not candidate.match.negated),
             ]
         )
     return rows
 
 
-def support_features(
-    question: Question, best: Candidate, row: Sequence[float], relevance: float
-) -> list[float]:
+def support_features(question: Question, best: Candidate, row: Sequence[float], relevance: float) -> list[float]:
     """SUPPORT_FEATURES of a question whose best sentence has this row and this relevance."""
     matched = sum(degree > 0 for degree in best.match.degrees)
     coverage, heading, previous = row[:3]

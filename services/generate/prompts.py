@@ -71,9 +71,7 @@ def render(
                 reason="PROMPT_BUDGET_TOO_SMALL",
             )
         return Prompt(messages, TEMPLATE, _hash(messages), tuple(evidence[:kept]))
-    raise InvalidArgument(
-        "question", f"does not fit the prompt's budget of {token_budget} tokens; shorten it"
-    )
+    raise InvalidArgument("question", f"does not fit the prompt's budget of {token_budget} tokens; shorten it")
 
 
 def parse(messages: Sequence[dict[str, str]]) -> tuple[str, tuple[Evidence, ...]]:
@@ -133,8 +131,7 @@ def _messages(question: str, evidence: Sequence[Evidence]) -> tuple[dict[str, st
         }
     )
     return tuple(
-        {"role": role, "content": "".join(template.blocks[role](context)).strip()}
-        for role in ("system", "user")
+        {"role": role, "content": "".join(template.blocks[role](context)).strip()} for role in ("system", "user")
     )
 
 
@@ -155,9 +152,7 @@ _TAG = re.compile(
     r"start_of_turn|end_of_turn|bos|eos|s|sys)\b|\|)",
     re.IGNORECASE,
 )
-_ROLE = re.compile(
-    r"(?im)^([ \t>#*_-]*(?:system|user|assistant|human|developer|tool|instructions?)[ \t*_]*)[:\uff1a]"
-)
+_ROLE = re.compile(r"(?im)^([ \t>#*_-]*(?:system|user|assistant|human|developer|tool|instructions?)[ \t*_]*)[:\uff1a]")
 _BRACKETED_ROLE = re.compile(r"\[(\s*/?\s*INST\s*)\]", re.IGNORECASE)
 _CITATION = re.compile(r"\[(\d[\d,;\s\u2013-]*)\]")
 _LINE_BREAK = re.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")

@@ -60,8 +60,7 @@ def bm25_scores(
     }
     return {
         one.id: sum(
-            weights.get(term, 0.0) * value
-            for term, value in zip(one.sparse.indices, one.sparse.values, strict=True)
+            weights.get(term, 0.0) * value for term, value in zip(one.sparse.indices, one.sparse.values, strict=True)
         )
         for one in answers
         if weights.keys() & set(one.sparse.indices)

@@ -35,17 +35,13 @@ NEVER = frozenset[int]()
 # --- generations --------------------------------------------------------------------------------
 
 
-async def test_creating_a_generation_again_keeps_its_points(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_creating_a_generation_again_keeps_its_points(vector_engine: VectorEngine, generation: str) -> None:
     await vector_engine.insert(generation, 1, points(3))
     await vector_engine.create_generation(generation, DIMENSIONS)
     assert await vector_engine.count_opened(generation, 1) == 3
 
 
-async def test_a_generation_with_other_dimensions_is_refused(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_a_generation_with_other_dimensions_is_refused(vector_engine: VectorEngine, generation: str) -> None:
     with pytest.raises(FailedPrecondition, match=f"{generation} has {DIMENSIONS} dimensions, not 3"):
         await vector_engine.create_generation(generation, 3)
 
@@ -113,9 +109,7 @@ async def test_a_point_comes_back_as_it_was_inserted(vector_engine: VectorEngine
     assert found.dense[0].valid_from == 42
 
 
-async def test_more_points_than_a_batch_are_all_inserted(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_more_points_than_a_batch_are_all_inserted(vector_engine: VectorEngine, generation: str) -> None:
     await vector_engine.insert(generation, 3, points(150))
     assert await vector_engine.count_opened(generation, 3) == 150
     assert await vector_engine.count_opened(generation, 2) == 0
@@ -194,9 +188,7 @@ async def test_closing_is_conditional(vector_engine: VectorEngine, generation: s
     }
 
 
-async def test_closing_a_point_that_is_not_there_does_nothing(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_closing_a_point_that_is_not_there_does_nothing(vector_engine: VectorEngine, generation: str) -> None:
     await vector_engine.close(generation, 2, [uuid.uuid4()], NEVER)
     await vector_engine.close(generation, 2, [], NEVER)
     assert await intervals(vector_engine, generation) == {}
@@ -216,9 +208,7 @@ async def test_more_points_than_a_batch_are_closed_swept_and_deleted(
     assert await intervals(vector_engine, generation) == {}
 
 
-async def test_sweeping_undoes_exactly_the_aborted_sequence(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_sweeping_undoes_exactly_the_aborted_sequence(vector_engine: VectorEngine, generation: str) -> None:
     old = points(3)
     new = [point("new")]
     await vector_engine.insert(generation, 1, old)
@@ -247,9 +237,7 @@ async def test_deleting_is_for_good_and_may_be_repeated(vector_engine: VectorEng
 # --- versions -----------------------------------------------------------------------------------
 
 
-async def test_a_reader_sees_the_index_as_it_was_at_any_version(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_a_reader_sees_the_index_as_it_was_at_any_version(vector_engine: VectorEngine, generation: str) -> None:
     old, kept, new = point("old"), point("kept"), point("new")
     await vector_engine.insert(generation, 1, [old, kept])
     await vector_engine.insert(generation, 2, [new])
@@ -260,9 +248,7 @@ async def test_a_reader_sees_the_index_as_it_was_at_any_version(
     assert await seen(vector_engine, View(generation, 9)) == {"new", "kept"}
 
 
-async def test_an_aborted_sequence_neither_opens_nor_closes(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_an_aborted_sequence_neither_opens_nor_closes(vector_engine: VectorEngine, generation: str) -> None:
     old, new = point("old"), point("new")
     await vector_engine.insert(generation, 1, [old])
     await vector_engine.insert(generation, 2, [new])

@@ -30,9 +30,7 @@ async def test_a_tenant_sees_nothing_of_another(vector_engine: VectorEngine, gen
     assert await seen(vector_engine, View(generation, 1), tenant="nobody") == set()
 
 
-async def test_a_caller_reads_what_their_groups_may_read(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_a_caller_reads_what_their_groups_may_read(vector_engine: VectorEngine, generation: str) -> None:
     await vector_engine.insert(
         generation,
         1,
@@ -110,8 +108,6 @@ async def test_a_question_that_cannot_be_answered_is_refused(
     assert refusal.value.field == field
 
 
-async def test_a_question_of_another_embedder_is_refused(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_a_question_of_another_embedder_is_refused(vector_engine: VectorEngine, generation: str) -> None:
     with pytest.raises(PermanentError, match=r"the shape \(3,\), not \(8,\)"):
         await vector_engine.search(View(generation, 1), query(dense=np.ones(3, np.float32)))

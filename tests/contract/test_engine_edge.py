@@ -159,9 +159,7 @@ async def test_a_socket_that_another_worker_listens_on_is_refused(tmp_path: Path
         ("data", "missing/engine.sock", "missing is not a folder; choose another --socket"),
     ],
 )
-async def test_what_cannot_be_had_is_refused_in_one_line(
-    tmp_path: Path, path: str, socket: str, message: str
-) -> None:
+async def test_what_cannot_be_had_is_refused_in_one_line(tmp_path: Path, path: str, socket: str, message: str) -> None:
     (tmp_path / "file").touch()
     code, lines = await refusal(tmp_path / path, tmp_path / socket)
     assert (code, len(lines)) == (2, 1)

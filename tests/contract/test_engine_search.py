@@ -45,17 +45,13 @@ async def test_dense_results_are_those_of_brute_force(vector_engine: VectorEngin
     scores = {one.id: float(one.dense @ question) for one in new}
     best = sorted(scores, key=lambda one: -scores[one])[:10]
     for exact in (True, False):
-        found = (
-            await vector_engine.search(View(generation, 1), query(dense=question, limit=10, exact=exact))
-        ).dense
+        found = (await vector_engine.search(View(generation, 1), query(dense=question, limit=10, exact=exact))).dense
         assert ids_of(found) == best
         assert [one.score for one in found] == pytest.approx([scores[one] for one in best], abs=1e-5)
         assert [one.rank for one in found] == list(range(1, 11))
 
 
-async def test_sparse_scores_are_bm25_with_the_tenants_own_idf(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_sparse_scores_are_bm25_with_the_tenants_own_idf(vector_engine: VectorEngine, generation: str) -> None:
     new = worded(60)
     await vector_engine.insert(generation, 1, new)
     await vector_engine.insert(generation, 1, worded(90, tenant="other", first=60))
@@ -78,9 +74,7 @@ async def test_an_exact_search_counts_idf_over_the_visible_set_alone(
     exact = query(terms=TERMS, limit=500, exact=True)
     assert exact.sparse is not None
     found = (await vector_engine.search(View(generation, 2), exact)).sparse
-    assert {one.id: one.score for one in found} == pytest.approx(
-        bm25_scores(exact.sparse, early, early), rel=1e-5
-    )
+    assert {one.id: one.score for one in found} == pytest.approx(bm25_scores(exact.sparse, early, early), rel=1e-5)
     loose = (await vector_engine.search(View(generation, 2), replace(exact, exact=False))).sparse
     assert {one.id: one.score for one in loose} == pytest.approx(
         bm25_scores(exact.sparse, early, [*early, *closed, *late]), rel=1e-5
@@ -125,9 +119,7 @@ async def test_a_list_without_its_vector_is_empty(vector_engine: VectorEngine, g
     assert (no_dense.dense, len(no_dense.sparse)) == ((), 3)
     no_terms = await vector_engine.search(view, query(terms={}))
     assert (len(no_terms.dense), no_terms.sparse) == (3, ())
-    assert await vector_engine.search(view, replace(query(), dense=None, sparse=None)) == replace(
-        no_sparse, dense=()
-    )
+    assert await vector_engine.search(view, replace(query(), dense=None, sparse=None)) == replace(no_sparse, dense=())
 
 
 async def test_the_sparse_list_holds_only_points_that_share_a_term(
@@ -168,9 +160,7 @@ async def test_equal_dense_scores_are_ordered_by_id_wherever_the_limit_cuts(
     assert ids_of(found.dense) == ordered[:limit]
 
 
-async def test_a_scan_yields_each_point_once_over_many_pages(
-    vector_engine: VectorEngine, generation: str
-) -> None:
+async def test_a_scan_yields_each_point_once_over_many_pages(vector_engine: VectorEngine, generation: str) -> None:
     new = points(1300)
     await vector_engine.insert(generation, 1, new)
     await vector_engine.close(generation, 2, [one.id for one in new[:100]], NEVER)

@@ -29,9 +29,7 @@ class RecordingServer(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.requests: dict[str, Any] = {}
-        done = qdrant.PointsOperationResponse(
-            result=qdrant.UpdateResult(status=qdrant.UpdateStatus.Completed)
-        )
+        done = qdrant.PointsOperationResponse(result=qdrant.UpdateResult(status=qdrant.UpdateStatus.Completed))
         self.answers: dict[str, tuple[Any, Any]] = {
             "CollectionExists": (
                 qdrant.CollectionExistsRequest,
@@ -65,9 +63,7 @@ class RecordingServer(grpc.GenericRpcHandler):
 
 
 def _collection_info() -> Any:
-    info = qdrant.CollectionInfo(
-        status=qdrant.CollectionStatus.Green, optimizer_status=qdrant.OptimizerStatus(ok=True)
-    )
+    info = qdrant.CollectionInfo(status=qdrant.CollectionStatus.Green, optimizer_status=qdrant.OptimizerStatus(ok=True))
     vectors = info.config.params.vectors_config.params_map.map
     vectors["dense"].size = DIMENSIONS
     vectors["dense"].distance = qdrant.Distance.Cosine

@@ -23,14 +23,10 @@ aborted_sets = st.frozensets(st.integers(0, 9), max_size=6)
 
 # Every interval of these sequences, one point each.
 INTERVALS: dict[str, tuple[int, int | None]] = {
-    f"{valid_from}-{valid_to}": (valid_from, valid_to)
-    for valid_from in SEQUENCES
-    for valid_to in (None, *SEQUENCES)
+    f"{valid_from}-{valid_to}": (valid_from, valid_to) for valid_from in SEQUENCES for valid_to in (None, *SEQUENCES)
 }
 
-property_test = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+property_test = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

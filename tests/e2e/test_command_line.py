@@ -23,10 +23,7 @@ RAGLINE = [sys.executable, "-m", "ragline.cli"]
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
-    free = {
-        f"RAGLINE_RPC__{name}": "127.0.0.1:0"
-        for name in ("GATEWAY", "INGEST", "INDEXING", "RETRIEVE", "EVAL")
-    }
+    free = {f"RAGLINE_RPC__{name}": "127.0.0.1:0" for name in ("GATEWAY", "INGEST", "INDEXING", "RETRIEVE", "EVAL")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAGLINE_")}
     return {**kept, **free, "RAGLINE_BUS__PORT": "0", "RAGLINE_DATA_DIR": str(folder),
             "RAGLINE_MODELS__EMBEDDER": "wordllama", "COLUMNS": "120", **extra}  # fmt: skip

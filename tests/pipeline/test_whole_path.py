@@ -121,20 +121,14 @@ async def _assert_one_trace_for_the_question(receiver: Receiver, answer: Answer,
 
     await eventually(complete)
     assert "chat ragline/extractive" in spans()["generate"]
-    assert {"ragline.retrieve.v1.RetrieveService/Search", "search engine", "embed query"} <= set(
-        spans()["retrieve"]
-    )
+    assert {"ragline.retrieve.v1.RetrieveService/Search", "search engine", "embed query"} <= set(spans()["retrieve"])
     trace = receiver.trace(answer.trace_id)
-    ask = next(
-        span for span in trace if span.name.endswith("GatewayService/Ask") and span.service == "generate"
-    )
+    ask = next(span for span in trace if span.name.endswith("GatewayService/Ask") and span.service == "generate")
     assert ask.attributes["rag.index.version"] == answer.index_version
     assert ask.attributes["rag.answer.id"] == answer.id
     ids = {span.span_id for span in trace}
     orphans = [
-        span.name
-        for span in trace
-        if span.parent_id and span.parent_id not in ids and span.service != "generate"
+        span.name for span in trace if span.parent_id and span.parent_id not in ids and span.service != "generate"
     ]
     assert orphans == []
     citation = next(span for span in trace if span.name == "rag.citation")
@@ -186,9 +180,7 @@ async def test_a_deleted_document_is_not_answered_from(client: Ragline) -> None:
 
 
 async def test_an_answer_is_evaluated_by_itself_and_shown_with_the_answer(client: Ragline) -> None:
-    await client.publish(
-        "safe.md", "# Safe\n\nThe code of the archive safe is changed every Monday.", revision=1
-    )
+    await client.publish("safe.md", "# Safe\n\nThe code of the archive safe is changed every Monday.", revision=1)
     answer = await client.ask("When is the code of the archive safe changed?")
     stored = await client.get_answer(answer.id)
     deadline = time.monotonic() + 30
@@ -232,9 +224,7 @@ async def test_groups_and_tenants_are_kept_apart(stack: LocalStack, client: Ragl
         ("outsider", "default", ("it",)),
         ("stranger", "other", ("hr",)),
     ):
-        async with Ragline(
-            stack.settings.rpc.gateway, token_for(stack, user, tenant=tenant, groups=groups)
-        ) as caller:
+        async with Ragline(stack.settings.rpc.gateway, token_for(stack, user, tenant=tenant, groups=groups)) as caller:
             answers[user] = await caller.ask(question, min_version=receipt.index_version)
     assert "9000" in answers["insider"].text
     for user in ("outsider", "stranger"):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from lxml import etree  # type: ignore[import-untyped]
-from lxml.html import defs  # type: ignore[import-untyped]
+from lxml import etree
+from lxml.html import defs
 
 from ragline.errors import PermanentError
 from services.ingest.cleaning import clean, unwrap

@@ -84,18 +84,14 @@ def test_support_is_sought_only_in_the_evidence_that_is_asked_about(judge: Groun
 
 
 def test_list_numbers_and_citations_are_no_part_of_a_claim() -> None:
-    assert [
-        claim.text for claim in claims_of("1. Use spaces [1].\n2. It is so.\n3. Keep lines short. [2]")
-    ] == [
+    assert [claim.text for claim in claims_of("1. Use spaces [1].\n2. It is so.\n3. Keep lines short. [2]")] == [
         "Use spaces.",
         "Keep lines short.",
     ]
 
 
 def test_terms_tell_numbers_and_names_from_words() -> None:
-    kinds = {
-        term.surface: term.kind for term in terms_of("Releases of CPython by Guido happen on the 2nd of May")
-    }
+    kinds = {term.surface: term.kind for term in terms_of("Releases of CPython by Guido happen on the 2nd of May")}
     assert kinds == {
         "Releases": "content", "of": "function", "CPython": "name", "by": "function", "Guido": "name",
         "happen": "content", "on": "function", "the": "function", "2nd": "number", "May": "function",

@@ -183,9 +183,7 @@ async def test_the_terminals_ctrl_c_does_not_reach_the_child(data_dir: DataDir) 
     await child.stop()
 
 
-async def test_a_server_sees_none_of_our_environment(
-    data_dir: DataDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_server_sees_none_of_our_environment(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     child = shell(data_dir, "env; pwd")
     await child.run(10)

