@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --quiet
+COMPILE := $(BIN)/uv pip compile --no-header --no-annotate --quiet
 
-.PHONY: help setup demo up test lint format proto asyncapi lock clean
+.PHONY: help setup demo up test lint format proto contracts lock clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,11 +34,16 @@ format: $(VENV)/.ready-dev ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 proto: $(VENV)/.ready-dev ## generate the gRPC stubs from proto/
-	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find proto -name '*.proto' | sort)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $$(find proto -name '*.proto' | sort)
+
+contracts: $(VENV)/.ready-dev ## generate AsyncAPI and the Kafka topics from the events
+	@$(BIN)/ragline contracts asyncapi > docs/asyncapi.yaml
+	@$(BIN)/ragline contracts topics > deploy/k8s/base/kafka-topics.yaml
 
 lock: $(VENV)/.ready-dev ## pin anew, after a change of pyproject.toml
-	$(COMPILE) pyproject.toml --extra local --group build -o requirements.lock
-	$(COMPILE) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) --universal --generate-hashes --python-version 3.11 pyproject.toml --extra local --group build -o requirements.lock
+	$(COMPILE) --universal --generate-hashes --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	@for service in ingest embed retrieve generate eval; do $(COMPILE) --python-platform linux --python-version 3.11 pyproject.toml --extra $$service -c requirements.lock > requirements/$$service.txt || exit 1; done
 
 clean: ## remove what the targets made (not your data in .ragline)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Traces: set-up by the standard OTEL_* variables, Ragline's attribute names, and context over the bus.
+"""Traces and metrics: set-up by the standard OTEL_* variables, Ragline's attribute names, and context over the bus.
 
 Without an OTLP endpoint nothing is exported, yet spans exist, so that every answer names its trace.
 """
@@ -11,11 +11,15 @@ from typing import Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, Span, SpanContext, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ragline.metrics import Metrics
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -54,40 +58,73 @@ class Telemetry:
     """
 
     def __init__(
-        self, service: str, *, exporter: SpanExporter | None = None, processors: Iterable[SpanProcessor] = ()
+        self,
+        service: str,
+        *,
+        exporter: SpanExporter | None = None,
+        processors: Iterable[SpanProcessor] = (),
+        readers: Iterable[MetricReader] = (),
     ) -> None:
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": service, "service.namespace": "ragline"}),
-            shutdown_on_exit=False,
-        )
+        resource = Resource.create({"service.name": service, "service.namespace": "ragline"})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = exporter or _exporter_from_environment()
         if exporter is not None:
             self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
         for processor in processors:
             self._provider.add_span_processor(processor)
         self.tracer: Tracer = self._provider.get_tracer("ragline")
+        reader = _metric_reader_from_environment()
+        self._meters = MeterProvider(
+            [*readers, *([reader] if reader else [])], resource=resource, shutdown_on_exit=False
+        )
+        self.metrics = Metrics(self._meters.get_meter("ragline"))
 
     def shutdown(self) -> None:
         """Export what is buffered and stop. Blocking, a few seconds at most."""
         self._provider.shutdown()
+        self._meters.shutdown()
+
+
+def _otlp(signal: str) -> str | None:
+    """The OTLP protocol (`grpc` or `http`) for a signal by the standard variables; None when it is off."""
+    own_endpoint = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    endpoint = own_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    # Many trace back ends (Jaeger) refuse metrics: those are sent only where they are asked for.
+    default = "otlp" if signal == "TRACES" or own_endpoint else "none"
+    exporter = os.environ.get(f"OTEL_{signal}_EXPORTER", default)
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not endpoint or disabled or exporter != "otlp":
+        return None
+    protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or os.environ.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"
+    )
+    return "http" if protocol.startswith("http") else "grpc"
 
 
 def _exporter_from_environment() -> SpanExporter | None:
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT"
-    )
-    if not endpoint or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    protocol = _otlp("TRACES")
+    if protocol is None:
         return None
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
-        "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"
-    )
-    if protocol.startswith("http"):
+    if protocol == "http":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
         return HttpExporter()
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
     return GrpcExporter()
+
+
+def _metric_reader_from_environment() -> MetricReader | None:
+    protocol = _otlp("METRICS")
+    if protocol is None:
+        return None
+    if protocol == "http":
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+        return PeriodicExportingMetricReader(HttpExporter())
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+
+    return PeriodicExportingMetricReader(GrpcExporter())
 
 
 def trace_headers(context: otel_context.Context | None = None) -> dict[str, str]:

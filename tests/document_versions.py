@@ -1,4 +1,4 @@
-"""`chunks.ready` events as ingest would send them, for tests of embed."""
+"""`chunks.ready` events as ingest would send them, and what the ledger makes of them, for tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ragline.contracts.events import ChunksReady, ManifestEntry
 from ragline.index.identity import chunk_id, content_hash
+from services.embed.versions import Change, CurrentDocument, OpenPoint, plan_change
 
 TENANT = "acme"
 DOCUMENT = "manual"
@@ -56,3 +57,31 @@ def manifest(texts: Sequence[str], *, tenant: str = TENANT, document_id: str = D
         entries.append(ManifestEntry(chunk_id=name, content_hash=content, ordinal=ordinal, text=text))
         occurrences[content] += 1
     return tuple(entries)
+
+
+def applied(current: CurrentDocument, change: Change, sequence: int) -> CurrentDocument:
+    """What the ledger holds once the change is committed as `sequence`."""
+    closed = {point.point_id for point in change.close}
+    opened = [
+        OpenPoint(point, entry.chunk_id, entry.content_hash, change.metadata_hash)
+        for point, entry in zip(change.point_ids("g1", sequence), change.open, strict=True)
+    ]
+    return CurrentDocument(
+        base=sequence,
+        document_version=change.event.document_version,
+        manifest_hash=change.manifest_hash,
+        deleted=change.deleted,
+        acl=change.acl,
+        acl_revision=change.acl_revision,
+        points=(*(point for point in current.points if point.point_id not in closed), *opened),
+    )
+
+
+def after(*events: ChunksReady) -> CurrentDocument:
+    """What the ledger holds after these events, committed one by one."""
+    current = CurrentDocument()
+    for sequence, event in enumerate(events, start=1):
+        plan = plan_change(current, event)
+        if isinstance(plan, Change):
+            current = applied(current, plan, sequence)
+    return current

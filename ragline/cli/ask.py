@@ -122,8 +122,9 @@ def answer_tree(answer: Answer, trace_url: str | None) -> Tree:
                      f"score {citation.score:.4f} {mark}")  # fmt: skip
     usage = message.usage
     tree.add(
-        f"model {escape(answer.model)} · prompt {escape(message.prompt_version)} · {message.outcome or 'complete'} · "
-        f"{usage.prompt_tokens}+{usage.completion_tokens} tokens · ${usage.cost_usd:.6f} [dim]({usage.price_version})[/]"
+        f"model {escape(answer.model)} · prompt {escape(message.prompt_version)} · {message.outcome} · "
+        f"{usage.prompt_tokens}+{usage.completion_tokens} tokens · ${usage.cost_usd:.6f} "
+        f"[dim]({usage.price_version})[/]"
     )
     tree.add(_latency(message.latency_ms))
     tree.add(_evaluation(message))

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ragline.cli import ask, budget, contracts, doctor, index, publish, up
+from ragline.cli import ask, budget, contracts, dlq, doctor, index, publish, up
 from ragline.cli.session import Session
 from ragline.errors import RaglineError
 
@@ -24,6 +24,7 @@ app.command("search")(ask.search)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ask.answer_app, name="answer")
 app.add_typer(index.app, name="index")
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(budget.app, name="budget")
 app.add_typer(budget.key_app, name="key")
 app.add_typer(contracts.app, name="contracts")

@@ -14,13 +14,15 @@ from ragline.errors import NotFound
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _KAFKA_BINDING: Final = "0.5.0"
 _UPSTREAM: Final = "upstream"
+_OPERATOR: Final = "operator"
 _CLOUD_EVENT: Final = "CloudEvent"
 _DEAD_LETTER: Final = "DeadLetter"
 _DESCRIPTION: Final = (
     "Facts on Kafka, as CloudEvents 1.0 in binary mode: attributes in `ce_*` headers, the fact itself as JSON in "
     "the body. Delivery is at least once, in order per key. Within a major version a message only grows: ignore "
-    "unknown fields. `upstream` stands for the systems whose documents Ragline indexes. A message that can never "
-    "be handled goes to the topic's `.dlq`, with the reason in its headers."
+    "unknown fields. `upstream` stands for the systems whose documents Ragline indexes, `operator` for a person "
+    "with the `ragline` command. A message that can never be handled goes to the topic's `.dlq`, with the reason in "
+    "its headers."
 )
 
 
@@ -95,15 +97,14 @@ def _operations(kind: type[Event]) -> dict[str, Any]:
     Readers of a compacted topic dead-letter nothing: a record that they cannot read is passed over, since
     the next one replaces it.
     """
-    operations = {
-        f"{kind.producer}.sends.{kind.__name__}": _operation("send", kind.producer, kind.topic, kind.__name__)
-    }
+    name, dead = kind.__name__, f"{kind.__name__}.{_DEAD_LETTER}"
+    operations = {f"{kind.producer}.sends.{name}": _operation("send", kind.producer, kind.topic, name)}
     for consumer in kind.consumers:
-        name = f"{consumer}.receives.{kind.__name__}"
-        operations[name] = _operation("receive", consumer, kind.topic, kind.__name__)
-        if not kind.compacted and consumer != _UPSTREAM:
-            name = f"{consumer}.sends.{kind.__name__}.{_DEAD_LETTER}"
-            operations[name] = _operation("send", consumer, dead_letter_topic(kind.topic), _DEAD_LETTER)
+        operations[f"{consumer}.receives.{name}"] = _operation("receive", consumer, kind.topic, name)
+        if not kind.compacted:
+            topic = dead_letter_topic(kind.topic)
+            operations[f"{consumer}.sends.{dead}"] = _operation("send", consumer, topic, _DEAD_LETTER)
+            operations[f"{_OPERATOR}.receives.{dead}"] = _operation("receive", _OPERATOR, topic, _DEAD_LETTER)
     return operations
 
 

@@ -284,6 +284,24 @@ class AnswerEvaluated(Event):
         return f"{self.tenant}/{self.answer_id}"
 
 
+class DeadLetterResolved(Event):
+    """A person did something about a dead letter; the dead letters themselves stay on their topic."""
+
+    topic = "ragline.dead.letter.resolved.v1"
+    producer = "operator"
+    consumers = ("operator",)
+    compacted = True
+
+    dead_letter_id: str
+    """`topic/partition/offset` of the original message."""
+    resolution: Literal["replayed", "discarded"]
+    resolved_by: str
+    resolved_at: datetime
+
+    def key(self) -> str:
+        return self.dead_letter_id
+
+
 EVENTS: tuple[type[Event], ...] = (
     DocumentChanged,
     ChunksReady,
@@ -292,6 +310,7 @@ EVENTS: tuple[type[Event], ...] = (
     DocumentStatus,
     AnswerProduced,
     AnswerEvaluated,
+    DeadLetterResolved,
 )
 """Every event there is: topics, AsyncAPI and the golden tests are made from this."""
 

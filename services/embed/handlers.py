@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import structlog
 from opentelemetry import trace
 
@@ -42,6 +44,7 @@ class Indexer:
         self._ingest = ingest
         self._caller = caller
         self._tracer = telemetry.tracer
+        self._metrics = telemetry.metrics
         self.generation = ""
         """The live generation; set before anything is consumed."""
 
@@ -75,6 +78,8 @@ class Indexer:
             committed = await self._commit(prepared)
             await self._parts.forget(event)
             span.set_attribute(Attribute.OUTCOME, "committed")
+            freshness_s = (datetime.now(UTC) - event.changed_at).total_seconds()
+            self._metrics.freshness_s.record(max(0.0, freshness_s), {Attribute.TENANT: event.tenant})
             return committed
 
     async def _prepare(self, change: Change) -> Prepared:
@@ -83,6 +88,9 @@ class Indexer:
         with self._tracer.start_as_current_span("embed chunks") as span:
             vectors, embedded = await self._encoder.encode([(e.chunk_id, texts[e.content_hash]) for e in change.open])
             span.set_attribute(Attribute.CHUNKS_EMBEDDED, embedded)
+        tenant = {Attribute.TENANT: change.event.tenant}
+        self._metrics.chunks_embedded.add(embedded, tenant)
+        self._metrics.chunks_reused.add(len(change.event.manifest) - embedded, tenant)
         return Prepared(change, vectors, trace_headers().get("traceparent"))
 
     async def _commit(self, prepared: Prepared) -> Committed:

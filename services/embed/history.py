@@ -75,11 +75,12 @@ class History:
         )
 
     async def committed_documents(self, keys: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """The version of each document that the live generation holds; unknown ones have no row."""
+        """The version of each document that readers of the live generation see; unknown ones have no row."""
         return await self._database.fetch(
             """
             SELECT d.tenant, d.document_id, d.document_version, d.generation, d.sequence
             FROM document d JOIN index_state s ON s.live_generation = d.generation
+            JOIN generation g ON g.generation = d.generation AND d.sequence <= g.watermark
             JOIN unnest(%s::text[], %s::text[]) AS k(tenant, document_id) USING (tenant, document_id)
             """,
             ([tenant for tenant, _ in keys], [document for _, document in keys]),

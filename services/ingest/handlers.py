@@ -13,7 +13,7 @@ from ragline.bus import Bus
 from ragline.contracts.cloudevents import Received
 from ragline.contracts.events import CommittedDocument, DocumentChanged, DocumentStatus, IndexCommitted
 from ragline.database import Database
-from ragline.errors import PermanentError, PermissionDenied, TransientError
+from ragline.errors import PermanentError, PermissionDenied, RaglineError
 from ragline.index.versions import IndexVersion
 from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
 from ragline.outbox import Outbox
@@ -178,7 +178,7 @@ class Searchability:
             await asyncio.sleep(self._every_s)
             try:
                 await self.reconcile()
-            except TransientError as error:
+            except RaglineError as error:
                 log.warning("reconciler_waits", error=str(error))
 
     async def reconcile(self) -> int:

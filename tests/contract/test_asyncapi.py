@@ -55,7 +55,7 @@ def _resolve(document: dict[str, Any], reference: str) -> Any:
 
 
 def test_the_checked_in_document_is_current() -> None:
-    assert (ROOT / "docs/asyncapi.yaml").read_text("utf-8") == _printed("asyncapi"), "run `make asyncapi`"
+    assert (ROOT / "docs/asyncapi.yaml").read_text("utf-8") == _printed("asyncapi"), "run `make contracts`"
 
 
 def test_yaml_and_json_say_the_same() -> None:
@@ -99,6 +99,7 @@ def test_a_key_is_described_by_the_fields_that_make_it() -> None:
         "DocumentStatus": "{tenant}/{document_id}",
         "AnswerProduced": "{tenant}/{answer_id}",
         "AnswerEvaluated": "{tenant}/{answer_id}",
+        "DeadLetterResolved": "{dead_letter_id}",
     }
 
 
@@ -112,19 +113,16 @@ def test_its_producer_sends_and_its_consumers_receive_an_event(kind: type[Event]
     assert by_party == {("send", kind.producer), *(("receive", consumer) for consumer in kind.consumers)}
 
 
-def test_services_that_share_an_event_may_dead_letter_it() -> None:
-    senders = {
-        (operation["tags"][0]["name"], operation["channel"]["$ref"].removeprefix("#/channels/"))
+def test_services_that_share_an_event_may_dead_letter_it_for_an_operator_to_read() -> None:
+    parties = {
+        (operation["action"], operation["tags"][0]["name"], operation["channel"]["$ref"].removeprefix("#/channels/"))
         for operation in DOCUMENT["operations"].values()
         if operation["channel"]["$ref"].endswith(".dlq")
     }
-    assert senders == {
-        (consumer, dead_letter_topic(kind.topic))
-        for kind in EVENTS
-        if not kind.compacted
-        for consumer in kind.consumers
-        if consumer in SERVICES
-    }
+    shared = [kind for kind in EVENTS if not kind.compacted]
+    dead_lettered = {("send", consumer, dead_letter_topic(k.topic)) for k in shared for consumer in k.consumers}
+    assert {service for _, service, _ in dead_lettered} <= set(SERVICES)
+    assert parties == dead_lettered | {("receive", "operator", dead_letter_topic(k.topic)) for k in shared}
 
 
 def test_an_operation_uses_a_message_of_its_own_channel() -> None:

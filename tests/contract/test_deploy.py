@@ -201,7 +201,7 @@ def test_the_key_file_is_mounted_where_the_settings_say(service: str) -> None:
 def test_the_kafka_topics_are_current() -> None:
     printed = CliRunner().invoke(app, ["contracts", "topics"])
     assert printed.exit_code == 0
-    assert (BASE / "kafka-topics.yaml").read_text() == printed.stdout, "run `make topics`"
+    assert (BASE / "kafka-topics.yaml").read_text() == printed.stdout, "run `make contracts`"
 
 
 def test_compacted_topics_keep_their_last_records_and_dead_letters_end() -> None:

@@ -79,12 +79,12 @@ def test_what_the_dockerfile_copies_is_there_and_let_through(service: str) -> No
 def test_its_list_pins_what_the_lock_has_hashes_for(service: str) -> None:
     lines = (ROOT / "requirements" / f"{service}.txt").read_text().splitlines()
     assert lines
-    assert set(lines) - PINS == set(), "run `make lock-services`"
+    assert set(lines) - PINS == set(), "run `make lock`"
 
 
 @each_service
 def test_its_list_is_exactly_what_its_extra_needs(service: str) -> None:
-    assert installed(service) == _closure(service), "run `make lock-services`"
+    assert installed(service) == _closure(service), "run `make lock`"
 
 
 def _closure(service: str) -> set[str]:

@@ -15,35 +15,7 @@ from ragline.index.engine import WHOLE_TENANT
 from ragline.index.fingerprint import Element, Fingerprint
 from ragline.index.identity import content_hash
 from services.embed.versions import Change, CurrentDocument, OpenPoint, Unchanged, plan_change
-from tests.document_versions import access, delete, upsert
-
-
-def applied(current: CurrentDocument, change: Change, sequence: int) -> CurrentDocument:
-    """What the ledger holds once the change is committed as `sequence`."""
-    closed = {point.point_id for point in change.close}
-    opened = [
-        OpenPoint(point, entry.chunk_id, entry.content_hash, change.metadata_hash)
-        for point, entry in zip(change.point_ids("g1", sequence), change.open, strict=True)
-    ]
-    return CurrentDocument(
-        base=sequence,
-        document_version=change.event.document_version,
-        manifest_hash=change.manifest_hash,
-        deleted=change.deleted,
-        acl=change.acl,
-        acl_revision=change.acl_revision,
-        points=(*(point for point in current.points if point.point_id not in closed), *opened),
-    )
-
-
-def after(*events: ChunksReady) -> CurrentDocument:
-    """What the ledger holds after these events, committed one by one."""
-    current = CurrentDocument()
-    for sequence, event in enumerate(events, start=1):
-        plan = plan_change(current, event)
-        if isinstance(plan, Change):
-            current = applied(current, plan, sequence)
-    return current
+from tests.document_versions import access, after, applied, delete, upsert
 
 
 def planned(current: CurrentDocument, event: ChunksReady) -> Change:

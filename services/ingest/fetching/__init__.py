@@ -1,0 +1,1 @@
+"""Fetching content by reference: from files, the web and buckets, and from nowhere that it should not reach."""
