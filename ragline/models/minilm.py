@@ -54,10 +54,10 @@ class MiniLmEmbedder:
         Blocking; a first use takes seconds. Safe in several processes at once: one builds, the others
         wait. Raises ConfigurationError if the weights are missing or wrong, or the folder is no good.
         """
-        try:
-            # Without this, importing onnxruntime writes usage data below the home folder to send it to its maker.
+        # Without this, importing onnxruntime writes usage data below the home folder to send it to its maker.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        return cls(_built_model(cache_dir), threads=threads)
+        try:
+            return cls(_built_model(cache_dir), threads=threads)
         except OSError as error:
             raise ConfigurationError(
                 f"MiniLM's ONNX file cannot be built in {cache_dir} ({error.strerror or error}): it takes "

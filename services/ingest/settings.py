@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -9,7 +11,7 @@ from ragline.settings import SettingsGroup
 
 
 class IngestSettings(SettingsGroup):
-    """How documents are cut, who may write for whom, and when lost announcements are repeated."""
+    """How documents are cut, who may write for whom, when lost announcements are repeated, what may be fetched."""
 
     model_config = SettingsConfigDict(env_prefix="RAGLINE_INGEST__", env_file=".env", extra="ignore")
 
@@ -23,6 +25,26 @@ class IngestSettings(SettingsGroup):
         gt=0,
         description="After how many seconds a document that is not yet searchable is announced again",
     )
-    reconcile_every_s: float = Field(
-        5.0, gt=0, description="How often to look for such documents, in seconds"
+    reconcile_every_s: float = Field(5.0, gt=0, description="How often to look for such documents, in seconds")
+    content_roots: list[Path] = Field(
+        [], description='Folders that a content_ref may read files of, as JSON: ["/srv/documents"]; empty: none'
     )
+    content_buckets: list[str] = Field(
+        [], description='Buckets and folders that a content_ref may read, as JSON: ["s3://bucket/folder"]; empty: none'
+    )
+    content_hosts: list[str] = Field(
+        ["*"], description='Hosts that a content_ref may fetch from, as JSON: ["*.example.org"]; * stands for any'
+    )
+    content_private_hosts: list[str] = Field(
+        [], description="Hosts that may be fetched from although their addresses are private, as JSON; exact names"
+    )
+    content_ports: list[int] = Field([80, 443], description="Ports that a content_ref may fetch from, as JSON")
+    allow_http: bool = Field(False, description="Fetch http: as well as https:")
+    content_max_mb: int = Field(32, ge=1, le=1024, description="The largest content that is fetched, in MiB")
+    content_timeout_s: float = Field(
+        20.0, gt=0, description="The longest that fetching may take, retries and redirects included, in seconds"
+    )
+    content_connect_timeout_s: float = Field(
+        5.0, gt=0, description="The longest that resolving a host, or connecting to it, may take, in seconds"
+    )
+    content_attempts: int = Field(3, ge=1, le=10, description="How often a fetch that may succeed later is tried")

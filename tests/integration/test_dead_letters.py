@@ -43,7 +43,9 @@ async def replayed_messages(bootstrap: str) -> list[tuple[bytes, bytes, dict[str
     """(key, body, headers) of what lies on the original topic."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
-    partitions = [TopicPartition(DocumentChanged.topic, n) for n in consumer.partitions_for_topic(DocumentChanged.topic)]
+    partitions = [
+        TopicPartition(DocumentChanged.topic, n) for n in consumer.partitions_for_topic(DocumentChanged.topic)
+    ]
     consumer.assign(partitions)
     await consumer.seek_to_beginning(*partitions)
     ends = await consumer.end_offsets(partitions)

@@ -89,10 +89,13 @@ async def test_what_was_added_leaves_in_order_and_once(database: Database, outbo
 
 
 async def test_a_change_that_is_rolled_back_tells_nothing(database: Database, outbox: Outbox, broker: Broker) -> None:
-    with pytest.raises(RuntimeError):
+    async def fail() -> None:
         async with database.transaction() as connection:
             await outbox.add(connection, [status(1)])
             raise RuntimeError("the change fails")
+
+    with pytest.raises(RuntimeError):
+        await fail()
 
     assert await outbox.relay_once() == 0
     assert broker.messages == []

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from services.ingest.fetching.fetched import Fetched, not_found, refused, telling_type, too_large, unavailable
+from services.ingest.fetching.fetched import (
+    Fetched,
+    not_found,
+    refused,
+    storable,
+    telling_type,
+    too_large,
+    unavailable,
+)
 from services.ingest.fetching.stores import open_store, store_errors
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 BUCKET_SCHEMES = ("s3", "gs")
-_PIECE_BYTES = 1 << 20
 _CONTENT_TYPES = ("ContentType", "contentType")
 _ETAGS = ("ETag", "etag")
 
@@ -41,7 +48,7 @@ def read_object(ref: str, allowed: Sequence[str], most_bytes: int, *, open_store
         raise refused(ref, "the store does not let ingest read it") from error
     except store_errors(protocol) as error:
         raise unavailable(ref, f"the store failed ({type(error).__name__})") from error
-    return Fetched(content, telling_type(_first(details, _CONTENT_TYPES)), _first(details, _ETAGS), ref)
+    return Fetched(content, telling_type(_first(details, _CONTENT_TYPES)), storable(_first(details, _ETAGS)), ref)
 
 
 def _location(ref: str) -> str:
@@ -62,16 +69,15 @@ def _within(protocol: str, location: str, prefix: str) -> bool:
 
 
 def _read(ref: str, store: AbstractFileSystem, location: str, size: int | None, most_bytes: int) -> bytes:
+    if size == 0:  # a range of nothing is an error to S3
+        return b""
     if size is not None and size > most_bytes:
         raise too_large(ref, most_bytes)
-    content = bytearray()
-    with store.open(location, "rb", cache_type="none", block_size=_PIECE_BYTES) as stream:
-        while piece := stream.read(min(_PIECE_BYTES, most_bytes + 1 - len(content))):
-            content += piece
-            if len(content) > most_bytes:
-                raise too_large(ref, most_bytes)
-    return bytes(content)
+    content: bytes = store.cat_file(location, start=0, end=most_bytes + 1)
+    if len(content) > most_bytes:
+        raise too_large(ref, most_bytes)
+    return content
 
 
 def _first(details: dict[str, Any], names: Sequence[str]) -> str | None:
-    return next((str(details[name]).strip('"') for name in names if details.get(name)), None)
+    return next((str(details[name]) for name in names if details.get(name)), None)

@@ -26,6 +26,7 @@ class Fetched:
 
 def shown(ref: str) -> str:
     """A reference as errors show it: no credentials, query, fragment or control characters, and not too long."""
+    ref = ref.encode("utf-8", "replace").decode()
     ref = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\s]+", " ", ref)
     ref = re.sub(r"[?#].*", "", ref)
     ref = re.sub(r"^([a-zA-Z][\w+.-]*:/*)[^/]*@", r"\1", ref)
@@ -56,7 +57,13 @@ def unavailable(ref: str, why: str) -> TransientError:
 
 
 def telling_type(content_type: str | None) -> str | None:
-    """The content type, unless it says nothing."""
-    content_type = (content_type or "").strip()
-    name = content_type.partition(";")[0].strip().lower()
-    return content_type[:_SHOWN_CHARACTERS] if name and name not in _SAYS_NOTHING else None
+    """The content type that a place names; None when it says nothing."""
+    content_type = storable(content_type)
+    name = (content_type or "").partition(";")[0].strip().lower()
+    return content_type if name and name not in _SAYS_NOTHING else None
+
+
+def storable(header: str | None) -> str | None:
+    """What a place says, if it is short printable ASCII, as all that is worth keeping is."""
+    header = (header or "").strip()
+    return header if header and len(header) <= _SHOWN_CHARACTERS and header.isascii() and header.isprintable() else None

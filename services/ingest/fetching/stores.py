@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 _ERRORS: Final = {
     "s3": (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError")),
-    "gs": (("gcsfs.retry", "HttpError"), ("google.auth.exceptions", "GoogleAuthError")),
+    "gs": (
+        ("gcsfs.retry", "HttpError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+        ("aiohttp", "ClientError"),
+    ),
 }
 """What the packages raise beside OSError: module and class, imported only once the store is in use."""
 

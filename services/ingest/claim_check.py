@@ -1,0 +1,92 @@
+"""The claim check: fetching content that is too large to travel inline, from where it may be fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import stamina
+
+from ragline.errors import ConfigurationError, TransientError
+from services.ingest.blocking import BlockingCalls
+from services.ingest.fetching import web
+from services.ingest.fetching.buckets import BUCKET_SCHEMES, OpenStore, read_object
+from services.ingest.fetching.fetched import Fetched, refused, unavailable
+from services.ingest.fetching.files import read_file
+from services.ingest.fetching.stores import open_store, require_package
+from services.ingest.settings import IngestSettings
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_MEGABYTE = 1 << 20
+_LONGEST_REF = 4096
+
+
+class ClaimCheck:
+    """Fetches by reference: `file:` and paths, `https:`, `http:`, `s3:` and `gs:`, each as the settings allow.
+
+    Nothing else can be reached: no private or link-local address, no folder or bucket that is not named.
+    Raises ConfigurationError for a bucket whose package is missing.
+    """
+
+    def __init__(
+        self,
+        settings: IngestSettings,
+        *,
+        resolve: web.Resolve = web.system_addresses,
+        open_store: OpenStore = open_store,
+    ) -> None:
+        for bucket in settings.content_buckets:
+            scheme, separator, _ = bucket.partition("://")
+            if scheme not in BUCKET_SCHEMES or not separator:
+                raise ConfigurationError(
+                    f"RAGLINE_INGEST__CONTENT_BUCKETS: {bucket!r} is no s3://bucket/folder or gs://bucket/folder"
+                )
+            require_package(scheme, setting="RAGLINE_INGEST__CONTENT_BUCKETS")
+        self._roots = tuple(root.expanduser().absolute() for root in settings.content_roots)
+        self._buckets = tuple(settings.content_buckets)
+        self._most_bytes = settings.content_max_mb * _MEGABYTE
+        self._policy = web.WebPolicy(
+            hosts=tuple(host.lower() for host in settings.content_hosts),
+            private_hosts=tuple(host.lower() for host in settings.content_private_hosts),
+            ports=tuple(settings.content_ports),
+            plain_http=settings.allow_http,
+            most_bytes=self._most_bytes,
+            connect_timeout_s=settings.content_connect_timeout_s,
+        )
+        self._timeout_s = settings.content_timeout_s
+        self._attempts = settings.content_attempts
+        self._resolve = resolve
+        self._open_store = open_store
+        self._calls = BlockingCalls("fetching content", most=8, timeout_s=self._timeout_s)
+
+    async def fetch(self, content_ref: str) -> Fetched:
+        """The content; within the deadline, what may succeed a moment later is tried again.
+
+        Raises PermanentError with the reason CONTENT_REF_REFUSED, CONTENT_TOO_LARGE or CONTENT_NOT_FOUND, and
+        TransientError when a server, store or disk fails or is too slow.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for attempt in stamina.retry_context(
+                    on=TransientError, attempts=self._attempts, timeout=None, wait_initial=0.1, wait_max=2.0
+                ):
+                    with attempt:
+                        return await self._fetch_once(content_ref)
+        except TimeoutError as error:
+            raise unavailable(content_ref, f"it takes longer than {self._timeout_s:g} s") from error
+        raise AssertionError("stamina always returns or raises")
+
+    async def _fetch_once(self, ref: str) -> Fetched:
+        if len(ref) > _LONGEST_REF:
+            raise refused(ref, f"it is longer than {_LONGEST_REF} characters")
+        match = _SCHEME.match(ref)
+        scheme = match[1].lower() if match else "file" if ref.startswith("/") else ""
+        if scheme == "file":
+            return await self._calls.run(lambda: read_file(ref, self._roots, self._most_bytes))
+        if scheme in BUCKET_SCHEMES:
+            return await self._calls.run(
+                lambda: read_object(ref, self._buckets, self._most_bytes, open_store=self._open_store)
+            )
+        if scheme in ("http", "https"):
+            return await web.get(ref, self._policy, resolve=self._resolve)
+        raise refused(ref, "only file:, https:, s3: and gs: can be fetched, and http: where it is allowed")
