@@ -44,10 +44,10 @@ BUDGET_USD = 0.05
 OPTIONS = PublishOptions(tenant="default", source="demo")
 
 QUESTION_CHANGED = "For how long does a Python release receive bugfix updates?"
-QUESTION_DELETED = "What does the nonlocal extended iterable unpacking of PEP 3132 allow?"
+QUESTION_DELETED = "How is a catch-all name used in iterable unpacking?"
 QUESTIONS = (
-    "What happens when an exception is raised while another exception is being handled?",
-    "What is the default source encoding of Python 3?",
+    "What is a docstring?",
+    "When will deprecated functionality be removed from the typing module?",
     QUESTION_CHANGED,
 )
 

@@ -56,7 +56,7 @@ async def stream_answer(
     console = session.console
     async for step in client.ask_stream(question, at_version=at, min_version=min_version, model=model):
         if step.HasField("token"):
-            console.print(Text(step.token.text), end="")
+            console.print(Text(step.token.text), end="", soft_wrap=True)
         elif step.HasField("final"):
             answer = Answer.of(step.final.answer)
             console.print()

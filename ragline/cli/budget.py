@@ -61,10 +61,10 @@ def show_budgets(session: Session, budgets: Iterable[gateway_pb2.Budget]) -> Non
         session.emit({"budgets": [MessageToDict(b, preserving_proto_field_name=True) for b in budgets]})
         return
     table = Table(box=None)
-    for column in ("level", "subject", "period", "limit", "spent", "held", "left", "resets"):
+    for column in ("level", "subject", "period", "limit", "spent", "held", "left", "resets (UTC)"):
         table.add_column(column)
     for budget in budgets:
-        resets = datetime.fromtimestamp(budget.resets_unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        resets = datetime.fromtimestamp(budget.resets_unix_s, UTC).strftime("%m-%d %H:%M")
         limit, left = ("none", "any") if budget.unlimited else (_usd(budget.limit_usd), _usd(budget.left_usd))
         spent, held = _usd(budget.spent_usd), _usd(budget.held_usd)
         table.add_row(budget.level, budget.subject, budget.period, limit, spent, held, left, resets)

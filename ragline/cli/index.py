@@ -61,11 +61,11 @@ def log(
             session.emit(_json(answer))
             return
         table = Table(box=None)
-        for column in ("version", "state", "time", "documents", "opened", "closed", "fingerprint", "trace"):
+        for column in ("version", "state", "time (UTC)", "documents", "opened", "closed", "fingerprint", "trace"):
             table.add_column(column)
         for commit in answer.commits:
             table.add_row(
-                commit.version, commit.state, _when(commit.created_unix_s), str(commit.documents), str(commit.opened),
+                commit.version, commit.state, _when(commit.created_unix_s, "%m-%d %H:%M:%S"), str(commit.documents), str(commit.opened),
                 str(commit.closed), commit.fingerprint[:16], commit.trace_id,
             )  # fmt: skip
         session.console.print(table)
@@ -117,5 +117,5 @@ def _json(message: Any) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _when(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if unix_s else "-"
+def _when(unix_s: float, form: str = "%Y-%m-%d %H:%M:%S UTC") -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime(form) if unix_s else "-"

@@ -175,5 +175,5 @@ async def test_ctrl_c_stops_everything_within_ten_seconds(short_dir: Path) -> No
         seconds = time.monotonic() - started
     assert seconds < 10
     assert process.returncode == 0
-    gone, alive = psutil.wait_procs(children, timeout=3)
+    _, alive = psutil.wait_procs(children, timeout=3)
     assert not alive

@@ -23,7 +23,16 @@ from tests.stack import client_of, developer_token, stack_settings
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
-LEAVE = "# Handbook\n\n## Leave\n\nEvery employee has 25 days of paid leave a year.\n\n## Travel\n\nTrains are preferred over planes."
+LEAVE = """# Handbook
+
+## Leave
+
+Every employee has 25 days of paid leave a year.
+
+## Travel
+
+Trains are preferred over planes.
+"""
 MORE_LEAVE = LEAVE.replace("25 days", "30 days")
 QUESTION = "How many days of paid leave does an employee have?"
 

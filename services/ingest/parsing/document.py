@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ragline.errors import PermanentError
 from services.ingest.cleaning import clean, unwrap
 
-BlockKind = Literal["paragraph", "list", "code", "table", "quote"]
+BlockKind = Literal["paragraph", "list", "code", "table", "quote", "record"]
+
+MAX_TEXT_BYTES = 10_000_000
+"""The most text of one document: a book of 5,000 pages. More is a data set: it takes minutes to cut and
+hours to embed, and a change of it must not hold up everything else."""
 
 _HEADING_CHARACTERS = 200
 """A longer heading is a paragraph that someone styled as one: it is kept as text and named by its start."""
@@ -17,7 +22,9 @@ _NO_LINKS = ("#", "javascript:", "data:")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One paragraph, list item, code block, table or quoted paragraph; `text` is never empty.
+    """One paragraph, list item, code block, table, quoted paragraph or record; `text` is never empty.
+
+    A record is one row of data with its column names, so that it can be understood by itself.
 
     `heading_path` holds the section headings from the top, without the title. `line` counts the source's
     lines from 1, `page` its pages from 1; None where the format has none.
@@ -52,7 +59,8 @@ class _Heading:
 class Outline:
     """Collects a document in reading order: parsers call `heading` and `add`, then `document` once.
 
-    A section that holds nothing at all leaves its heading as a paragraph, so that no text is lost.
+    A section that holds nothing at all leaves its heading as a paragraph, so that no text is lost. More text
+    than MAX_TEXT_BYTES raises PermanentError (PARSE_TOO_LARGE) while it is being collected.
     """
 
     def __init__(self) -> None:
@@ -64,13 +72,14 @@ class Outline:
         self._blocks: list[Block] = []
         self._links: dict[str, None] = {}
         self._first_heading: _Heading | None = None
+        self._text_bytes = 0
 
     def heading(self, level: int, text: str, *, line: int | None = None, page: int | None = None) -> None:
         """Begin a section; `level` counts from 1 and closes every open section of its level or deeper."""
         text = unwrap(clean(text))
         if not text:
             return
-        self._close(level)
+        self.leave(level)
         if self._open:
             self._open[-1].filled = True
         name = text if len(text) <= _HEADING_CHARACTERS else text[: _HEADING_CHARACTERS - 1].rstrip() + "…"
@@ -84,10 +93,20 @@ class Outline:
         text = clean(text).strip("\n")
         if not text.strip():
             return
+        self._text_bytes += len(text) if text.isascii() else len(text.encode())
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise too_much_text()
         if self._open:
             self._open[-1].filled = True
         path = tuple(heading.text for heading in self._open)
         self._blocks.append(Block(kind, text, path, line, page))
+
+    def leave(self, level: int) -> None:
+        """End every open section of this level or deeper, where no heading does."""
+        while self._open and self._open[-1].level >= level:
+            heading = self._open.pop()
+            if not heading.filled:
+                self.add("paragraph", heading.text, line=heading.line, page=heading.page)
 
     def link(self, target: str | None) -> None:
         """Note where the document points to; places within itself and inline data do not count."""
@@ -100,7 +119,7 @@ class Outline:
 
         A first heading of level 1 is the document's title, and then no section of its own.
         """
-        self._close(1)
+        self.leave(1)
         first = self._first_heading
         leading = first.text if first is not None and first.level == 1 else None
         names = (title, self.title, leading, self.fallback_title, fallback_title)
@@ -110,11 +129,13 @@ class Outline:
             blocks = [_without_first_heading(block, leading) for block in blocks]
         return ParsedDocument(chosen, self.language, tuple(blocks), tuple(self._links))
 
-    def _close(self, level: int) -> None:
-        while self._open and self._open[-1].level >= level:
-            heading = self._open.pop()
-            if not heading.filled:
-                self.add("paragraph", heading.text, line=heading.line, page=heading.page)
+
+def too_much_text() -> PermanentError:
+    """The refusal of a document that holds too much text to be one document."""
+    return PermanentError(
+        f"the document holds more than {MAX_TEXT_BYTES // 1_000_000} MB of text: split it and publish the parts",
+        reason="PARSE_TOO_LARGE",
+    )
 
 
 def _without_first_heading(block: Block, heading: str) -> Block:
