@@ -23,11 +23,10 @@ from rich.rule import Rule
 
 from ragline.cli.ask import answer_tree, footer
 from ragline.cli.budget import show_budgets
-from ragline.cli.documents import PublishOptions, change_of, deletion_of, find_files
-from ragline.cli.publish import publisher, wait_until_searchable
+from ragline.cli.documents import Change, Found, PublishOptions, change_of, deletion_of, find_in_folder
+from ragline.cli.publishing import publisher
 from ragline.cli.session import Session
 from ragline.client import Answer, Ragline
-from ragline.contracts.events import DocumentChanged
 from ragline.errors import RaglineError, ResourceExhausted
 from ragline.identity import Identity, KeyFile
 from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
@@ -78,18 +77,17 @@ class Demo:
         self.console.print(footer(answer, None))
         return answer
 
-    async def publish(self, events: list[DocumentChanged]) -> str:
+    async def publish(self, changes: list[Change]) -> str:
         """Publish on Kafka, wait until searchable; returns the index version that holds them."""
-        async with publisher(self.session) as publish_events:
-            await publish_events(events)
-            result = await wait_until_searchable(self.session, events, timeout_s=150)
-        self.console.print(f"searchable at [bold]{result.index_version}[/] after {result.seconds:.1f} s")
-        return result.index_version
+        async with publisher(self.session) as out:
+            outcome = await out.follow(await out.send(changes, OPTIONS, bulk=False), timeout_s=150)
+        self.console.print(f"searchable at [bold]{outcome.index_version}[/] after {outcome.seconds:.1f} s")
+        return outcome.index_version
 
 
 async def documents_become_answers(demo: Demo) -> Answer:
     demo.step("Publish 26 Python Enhancement Proposals on Kafka")
-    events = [change_of(file, name, OPTIONS) for file, name in find_files([EXAMPLES / "peps"])]
+    events = [change_of(found, OPTIONS) for found in find_in_folder(EXAMPLES / "peps")]
     version = await demo.publish(events)
     demo.check(f"{len(events)} documents are searchable", bool(version))
     demo.step("Ask questions")
@@ -107,7 +105,7 @@ async def documents_become_answers(demo: Demo) -> Answer:
 
 async def a_changed_document_changes_the_answer(demo: Demo, before: Answer) -> None:
     demo.step("Publish a real later revision of PEP 602 (October 2023)")
-    revision = change_of(EXAMPLES / "peps-later" / "pep-0602.rst", "pep-0602.rst", OPTIONS)
+    revision = change_of(Found(EXAMPLES / "peps-later" / "pep-0602.rst", "pep-0602.rst"), OPTIONS)
     version = await demo.publish([revision])
     after = await demo.ask(QUESTION_CHANGED)
     changed = after.text != before.text and "twenty four months" in after.text

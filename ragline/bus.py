@@ -15,8 +15,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -27,30 +27,16 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from ragline.contracts.cloudevents import Message, Received, decode
 from ragline.contracts.events import Event, dead_letter_topic
 from ragline.errors import PermanentError, TransientError
+from ragline.kafka_records import Record, headers_of, origin_of, raw_records, tolerant_parser
 from ragline.telemetry import Telemetry, remote_context, trace_headers
 
 if TYPE_CHECKING:
-    from faststream.message import StreamMessage
-
     from ragline.settings import BusSettings
 
 log = structlog.get_logger(__name__)
 
 E = TypeVar("E", bound=Event)
 Handler = Callable[[Received[E]], Awaitable[object]]
-
-
-@runtime_checkable  # FastStream builds a Pydantic model of every handler's arguments
-class Record(Protocol):
-    """A Kafka record as aiokafka delivers it."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-
 
 MAX_MESSAGE_BYTES = 1_000_000
 """Apache Kafka's default limit of a message; larger facts travel in parts or by claim check."""
@@ -166,8 +152,8 @@ class Bus:
             max_partition_fetch_bytes=4 * MAX_MESSAGE_BYTES,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.NACK_ON_ERROR,
-            parser=_tolerant_parser,
-            decoder=_raw_records,
+            parser=tolerant_parser,
+            decoder=raw_records,
         )(subscription.on_batch)
 
     def subscribe_all(self, kind: type[E], handler: Handler[E]) -> None:
@@ -179,9 +165,9 @@ class Bus:
         async def on_batch(records: Sequence[Record]) -> None:
             for record in records:
                 try:
-                    received = decode(kind, record.value or b"", _headers(record), origin=_origin(record))
+                    received = self.received(kind, record)
                 except PermanentError as error:
-                    log.error("state_record_unreadable", origin=_origin(record), error=str(error))
+                    log.error("state_record_unreadable", origin=origin_of(record), error=str(error))
                     continue
                 await handler(received)
 
@@ -192,8 +178,8 @@ class Bus:
             batch_timeout_ms=20,
             fetch_max_wait_ms=50,
             auto_offset_reset="earliest",
-            parser=_tolerant_parser,
-            decoder=_raw_records,
+            parser=tolerant_parser,
+            decoder=raw_records,
             ack_policy=AckPolicy.ACK_FIRST,
         )(on_batch)
 
@@ -201,11 +187,16 @@ class Bus:
         """The consumer group of a subscription: one a topic, so that one joining does not stall another."""
         return f"ragline.{self.service}.{kind.topic.removeprefix('ragline.')}"
 
+    @staticmethod
+    def received(kind: type[E], record: Record) -> Received[E]:
+        """A record as the event that it holds; raises PermanentError for anything else."""
+        return decode(kind, record.value or b"", headers_of(record), origin=origin_of(record))
+
     def start_consumer_span(self, kind: type[Event], record: Record) -> Any:
         """A span for one record, in the trace that its producer began."""
         return self._telemetry.tracer.start_as_current_span(
             f"process {kind.topic}",
-            context=remote_context(_headers(record)),
+            context=remote_context(headers_of(record)),
             kind=SpanKind.CONSUMER,
             attributes={
                 "messaging.system": "kafka",
@@ -291,17 +282,17 @@ class _Subscription:
         backoff_s = self._policy.first_backoff_s
         while True:
             try:
-                await self._handler(decode(self._kind, record.value or b"", _headers(record), origin=_origin(record)))
+                await self._handler(self._bus.received(self._kind, record))
                 return
             except TransientError as error:
-                log.info("record_retried", topic=record.topic, origin=_origin(record), error=str(error))
+                log.info("record_retried", topic=record.topic, origin=origin_of(record), error=str(error))
                 if time.monotonic() + backoff_s > give_up or not await self._bus.sleep(backoff_s):
                     raise
                 backoff_s = min(backoff_s * 2, self._policy.max_backoff_s)
             except PermanentError:
                 raise
             except Exception as error:  # a defect must neither lose the record nor block its topic
-                log.exception("handler_defect", topic=record.topic, origin=_origin(record))
+                log.exception("handler_defect", topic=record.topic, origin=origin_of(record))
                 raise PermanentError(f"{type(error).__name__}: {error}", reason="UNEXPECTED") from error
 
     async def _dead_letter(self, record: Record, error: PermanentError) -> None:
@@ -317,42 +308,17 @@ class _Subscription:
         log.error(
             "record_dead_lettered",
             topic=record.topic,
-            origin=_origin(record),
+            origin=origin_of(record),
             reason=error.reason,
             error=str(error),
         )
         headers = {
-            **_headers(record),
+            **headers_of(record),
             **trace_headers(),
             "ragline-error-reason": error.reason,
             "ragline-error": str(error)[:1000],
-            "ragline-origin": _origin(record),
+            "ragline-origin": origin_of(record),
             "ragline-service": self._bus.service,
         }
         key = (record.key or b"").decode(errors="replace")
         await self._bus.publish([Message(dead_letter_topic(record.topic), key, record.value or b"", headers)])
-
-
-def _origin(record: Record) -> str:
-    return f"{record.topic}/{record.partition}/{record.offset}"
-
-
-def _headers(record: Record) -> dict[str, str]:
-    return {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-
-
-async def _tolerant_parser(
-    records: Any, original: Callable[[Any], Awaitable[StreamMessage[Any]]]
-) -> StreamMessage[Any]:
-    """FastStream decodes headers strictly: one producer's odd bytes would otherwise fail a whole batch."""
-    return await original(
-        tuple(
-            replace(r, headers=tuple((n, (v or b"").decode(errors="replace").encode()) for n, v in r.headers))
-            for r in records
-        )
-    )
-
-
-async def _raw_records(message: StreamMessage[Any]) -> list[Record]:
-    """Hand the raw records on: each is decoded on its own, so that one bad record fails alone."""
-    return list(message.raw_message)

@@ -250,6 +250,44 @@ class Ragline:
             response.reason,
         )
 
+    async def publish_request(self, request: ingest_pb2.PublishDocumentRequest) -> ingest_pb2.PublishDocumentResponse:
+        """Publish a prepared request, without waiting until it is searchable."""
+        response: ingest_pb2.PublishDocumentResponse = await self._call(
+            self._ingest_stub().PublishDocument, request, name="IngestService/PublishDocument"
+        )
+        return response
+
+    async def publish_many(
+        self, requests: AsyncIterator[ingest_pb2.PublishDocumentRequest], *, deadline_s: float = 3600.0
+    ) -> ingest_pb2.PublishDocumentsResponse:
+        """Publish a bulk load as one stream; what cannot be accepted is reported and the rest goes on."""
+        response: ingest_pb2.PublishDocumentsResponse = await self._call(
+            self._ingest_stub().PublishDocuments,
+            requests,
+            name="IngestService/PublishDocuments",
+            deadline_s=deadline_s,
+        )
+        return response
+
+    async def preview(self, request: ingest_pb2.PublishDocumentRequest) -> ingest_pb2.PreviewDocumentResponse:
+        """What publishing this request would change, before anything is visible."""
+        response: ingest_pb2.PreviewDocumentResponse = await self._call(
+            self._ingest_stub().PreviewDocument, request, name="IngestService/PreviewDocument"
+        )
+        return response
+
+    async def list_documents(self, *, prefix: str = "", source: str = "") -> AsyncIterator[ingest_pb2.Document]:
+        """Every document of the caller's tenant, by id; also deleted ones, marked so."""
+        page = ""
+        while True:
+            request = ingest_pb2.ListDocumentsRequest(prefix=prefix, source=source, page_token=page)
+            response = await self._call(self._ingest_stub().ListDocuments, request, name="IngestService/ListDocuments")
+            for document in response.documents:
+                yield document
+            page = response.next_page_token
+            if not page:
+                return
+
     async def wait_for_document(
         self, document_id: str, *, revision: int, deadline_s: float | None = None
     ) -> ingest_pb2.Document:

@@ -6,13 +6,15 @@ bits, so that no slow hash is needed). The file is read again when it changes: a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -77,13 +79,9 @@ class Key:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Key:
-        identity = Identity(
-            data["tenant"], data["user"], frozenset(data["groups"]), frozenset(data["scopes"])
-        )
+        identity = Identity(data["tenant"], data["user"], frozenset(data["groups"]), frozenset(data["scopes"]))
         expires = datetime.fromisoformat(data["expires"]) if data.get("expires") else None
-        return cls(
-            data["id"], data["secret_sha256"], identity, datetime.fromisoformat(data["created"]), expires
-        )
+        return cls(data["id"], data["secret_sha256"], identity, datetime.fromisoformat(data["created"]), expires)
 
 
 @dataclass
@@ -114,23 +112,33 @@ class KeyFile:
             raise ConfigurationError(f"unknown scope {sorted(unknown)[0]!r}; use {', '.join(SCOPES)}")
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         digest = hashlib.sha256(secret.encode()).hexdigest()
-        self._reload()
-        self._write([*self._keys.values(), Key(key_id, digest, identity, datetime.now(UTC), expires)])
+        with self._alone():
+            self._reload()
+            self._write([*self._keys.values(), Key(key_id, digest, identity, datetime.now(UTC), expires)])
         return f"rgl_{key_id}_{secret}"
 
     def revoke(self, key_id: str) -> bool:
         """Remove a key; returns whether there was one."""
-        self._reload()
-        remaining = [key for key in self._keys.values() if key.id != key_id]
-        found = len(remaining) < len(self._keys)
-        if found:
-            self._write(remaining)
+        with self._alone():
+            self._reload()
+            remaining = [key for key in self._keys.values() if key.id != key_id]
+            found = len(remaining) < len(self._keys)
+            if found:
+                self._write(remaining)
         return found
 
     def list(self) -> tuple[Key, ...]:
         """All keys, without their secrets."""
         self._reload()
         return tuple(self._keys.values())
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One writer at a time, of all processes: a key made meanwhile must not be lost, a revoked one not return."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _reload(self) -> None:
         try:
@@ -149,7 +157,6 @@ class KeyFile:
         self._stamp = stamp
 
     def _write(self, keys: Iterable[Key]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"keys": [key.as_json() for key in keys]}, indent=2)
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".keys-")
         with os.fdopen(handle, "w") as file:

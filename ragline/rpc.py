@@ -15,31 +15,24 @@ from typing import Any, Final, TypeVar
 
 import grpc
 import structlog
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from ragline.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
     PermanentError,
-    PermissionDenied,
     RaglineError,
-    ResourceExhausted,
     TransientError,
     Unauthenticated,
-    VersionUnavailable,
 )
 from ragline.identity import KeyFile, current_identity, set_current_identity
+from ragline.rpc_errors import error_from as error_from
+from ragline.rpc_errors import status_of
 from ragline.telemetry import Attribute, Telemetry, remote_context, trace_headers
 
 log = structlog.get_logger(__name__)
 
-DOMAIN: Final = "ragline"
 DEFAULT_DEADLINE_S: Final = 60.0
 """For callers that set none: no call runs for ever."""
 LIVENESS: Final = "live"
@@ -47,94 +40,8 @@ LIVENESS: Final = "live"
 readiness instead would restart a service because Kafka is down."""
 _OPEN_PREFIXES: Final = ("/grpc.health.", "/grpc.reflection.")
 
-_CODES: Final[tuple[tuple[type[RaglineError], grpc.StatusCode], ...]] = (
-    (InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
-    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
-    (FailedPrecondition, grpc.StatusCode.FAILED_PRECONDITION),
-    (ResourceExhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (TransientError, grpc.StatusCode.UNAVAILABLE),
-    (PermanentError, grpc.StatusCode.INVALID_ARGUMENT),
-)
-
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-
-# --- errors on the wire -------------------------------------------------------------------------
-
-
-def status_of(error: RaglineError) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """An error as google.rpc.Status with its machine-readable details."""
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    if isinstance(error, InvalidArgument):
-        bad = error_details_pb2.BadRequest()
-        bad.field_violations.add(field=error.field, description=str(error))
-        details.append(bad)
-    if isinstance(error, ResourceExhausted):
-        quota = error_details_pb2.QuotaFailure()
-        for subject, description in error.violations:
-            quota.violations.add(subject=subject, description=description)
-        details.append(quota)
-        if error.retry_after_s is not None:
-            delay = duration_pb2.Duration()
-            delay.FromMilliseconds(max(0, round(error.retry_after_s * 1000)))
-            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    packed = []
-    for detail in details:
-        wrapped = any_pb2.Any()
-        wrapped.Pack(detail)
-        packed.append(wrapped)
-    return code, status_pb2.Status(code=code_pb2.Code.Value(code.name), message=str(error), details=packed)
-
-
-def error_from(error: grpc.aio.AioRpcError) -> RaglineError:
-    """The Ragline error that a failed call stands for."""
-    code, message = error.code(), error.details() or error.code().name
-    details = _details(error)
-    info = details.get("ErrorInfo")
-    reason = info.reason if info is not None and info.domain == DOMAIN else None
-    match code:
-        case grpc.StatusCode.INVALID_ARGUMENT:
-            bad = details.get("BadRequest")
-            if bad is not None and bad.field_violations:
-                field = bad.field_violations[0].field
-                return InvalidArgument(field, message.removeprefix(f"{field}: "))
-            return PermanentError(message, reason=reason)
-        case grpc.StatusCode.NOT_FOUND:
-            return NotFound(message, reason=reason)
-        case grpc.StatusCode.UNAUTHENTICATED:
-            return Unauthenticated(message, reason=reason)
-        case grpc.StatusCode.PERMISSION_DENIED:
-            return PermissionDenied(message, reason=reason)
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            kind = VersionUnavailable if reason == VersionUnavailable.reason else FailedPrecondition
-            return kind(message, reason=reason)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            quota, retry = details.get("QuotaFailure"), details.get("RetryInfo")
-            violations = tuple((v.subject, v.description) for v in quota.violations) if quota else ()
-            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000 if retry else None
-            return ResourceExhausted(message, reason=reason, retry_after_s=retry_after_s, violations=violations)
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return TransientError(message, reason="DEADLINE_EXCEEDED")
-        case _:
-            return TransientError(message, reason=reason)
-
-
-def _details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    status = status_pb2.Status()
-    for name, value in error.trailing_metadata() or ():
-        if name == "grpc-status-details-bin":
-            status.ParseFromString(value)
-    found: dict[str, Any] = {}
-    for detail in status.details:
-        name = detail.type_url.rsplit(".", 1)[-1]
-        kind = getattr(error_details_pb2, name, None)
-        if kind is not None:
-            found[name] = kind.FromString(detail.value)
-    return found
 
 
 # --- the server ---------------------------------------------------------------------------------
@@ -165,7 +72,13 @@ class _Edge(grpc.aio.ServerInterceptor):
                 handler.request_deserializer,
                 handler.response_serializer,
             )
-        raise TypeError(f"{method}: client streaming is not served")
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(method, handler.stream_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        raise TypeError(f"{method}: streaming in both directions is not served")
 
     def _unary(self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def serve(request: Any, context: Any) -> Any:

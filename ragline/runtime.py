@@ -66,9 +66,7 @@ class Service:
         if self.prepare is not None:
             await self.prepare()
         await self.bus.start()
-        self._tasks = [
-            asyncio.create_task(work(), name=f"{self.name}.{work.__name__}") for work in self.background
-        ]
+        self._tasks = [asyncio.create_task(work(), name=f"{self.name}.{work.__name__}") for work in self.background]
         await self.server.set_ready(ready=True)
         log.info("service_ready", service=self.name, address=self.server.address)
 
@@ -92,7 +90,9 @@ class Service:
 
     async def stop(self) -> None:
         """Drain: refuse new calls, finish batches, end background work, close connections, flush spans."""
-        await asyncio.gather(self.server.stop(), self.bus.stop())
+        for outcome in await asyncio.gather(self.server.stop(), self.bus.stop(), return_exceptions=True):
+            if isinstance(outcome, Exception):  # the rest is to be closed all the same
+                log.warning("stop_failed", service=self.name, error=repr(outcome))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -66,6 +66,16 @@ class EngineSettings(BaseModel):
     api_key: SecretStr | None = Field(None, description="The Qdrant server's key")
 
 
+class BlobSettings(BaseModel):
+    """Where documents are kept as they came, and the text that was read from them."""
+
+    url: str | None = Field(
+        None,
+        description="file:///folder or a folder of a store that fsspec reaches (s3://bucket/folder); "
+        "empty: blobs in the data directory",
+    )
+
+
 class ModelSettings(BaseModel):
     """Models by name (docs: README, section models)."""
 
@@ -127,6 +137,7 @@ class Settings(SettingsGroup):
     bus: BusSettings = BusSettings()
     database: DatabaseSettings = DatabaseSettings()
     engine: EngineSettings = EngineSettings()
+    blobs: BlobSettings = BlobSettings()
     models: ModelSettings = ModelSettings()
     rpc: RpcSettings = RpcSettings()
     auth: AuthSettings = AuthSettings()
@@ -157,6 +168,11 @@ class Settings(SettingsGroup):
     def engine_api_key(self) -> str | None:
         """The Qdrant server's key."""
         return _reveal(self.engine.api_key)
+
+    @property
+    def blobs_url(self) -> str:
+        """The blob store's URL."""
+        return self.blobs.url or (self.data_dir.expanduser().resolve() / "blobs").as_uri()
 
     @property
     def service_token(self) -> str:

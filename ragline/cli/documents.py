@@ -1,20 +1,39 @@
-"""From paths on the command line to `document.changed` events."""
+"""From what the command line names (files, folders, patterns, URLs, feeds) to changes of documents."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ragline.contracts.events import DocumentChanged
+from ragline.contracts.events import INLINE_CONTENT_BYTES, DocumentChanged
 from ragline.errors import InvalidArgument
 
-SUFFIXES: Final = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
+TEXT_SUFFIXES: Final = (
+    ".txt",
+    ".md",
+    ".markdown",
+    ".rst",
+    ".html",
+    ".htm",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".ndjson",
+)
+BINARY_SUFFIXES: Final = (".pdf", ".docx", ".pptx")
+SUFFIXES: Final = TEXT_SUFFIXES + BINARY_SUFFIXES
 """What ingest can read."""
+UPLOAD_BYTES: Final = 15 * 1024 * 1024
+"""The most that one gRPC upload carries; larger files go by reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,39 +44,125 @@ class PublishOptions:
     source: str
     prefix: str = ""
     groups: tuple[str, ...] | None = None
-    delete: bool = False
 
 
-def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """(file, document id): a file is named by its own name, one in a folder by its path below the folder.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that cannot travel inline on the bus: it goes to ingest over gRPC."""
 
-    Raises InvalidArgument for a path that does not exist; files of a folder that cannot be read by
-    ingest are passed over.
+    document_id: str
+    revision: int
+    data: bytes
+
+
+Change = DocumentChanged | Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file or URL that the command line named, and the id of its document."""
+
+    path: Path | None
+    document_id: str
+    url: str = ""
+
+
+class FeedLine(BaseModel):
+    """A line of a change feed: `seq` is the revision, `uri` the document id."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seq: int
+    op: Literal["upsert", "delete"]
+    uri: str
+    title: str | None = None
+    content: str | None = None
+
+
+def find(names: Iterable[str]) -> Iterator[Found]:
+    """What the names stand for: a file is named by its own name, one in a folder by its path below the folder.
+
+    Raises InvalidArgument for a name that stands for nothing; files of a folder that ingest cannot read are
+    passed over.
     """
-    for path in paths:
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if file.is_file() and file.suffix.lower() in SUFFIXES:
-                    yield file, file.relative_to(path).as_posix()
-        elif path.is_file():
-            yield path, path.name
+    for name in names:
+        if name.startswith(("http://", "https://", "s3://", "gs://")):
+            parts = urlsplit(name)
+            yield Found(None, parts.netloc + parts.path, name)
+        elif Path(name).is_dir():
+            yield from find_in_folder(Path(name))
+        elif Path(name).is_file():
+            yield Found(Path(name), Path(name).name)
+        elif any(character in name for character in "*?["):
+            matches = sorted(path for path in Path().glob(name) if path.is_file())
+            if not matches:
+                raise InvalidArgument("path", f"{name} matches no file")
+            yield from (Found(path, path.as_posix()) for path in matches)
         else:
-            raise InvalidArgument("path", f"{path} does not exist")
+            raise InvalidArgument("path", f"{name} does not exist")
 
 
-def change_of(file: Path, document_id: str, options: PublishOptions) -> DocumentChanged:
-    """The event that publishes a file; its revision is the present moment in microseconds.
+def find_in_folder(folder: Path) -> Iterator[Found]:
+    """The readable files below a folder, in order; hidden ones are passed over."""
+    for file in sorted(folder.rglob("*")):
+        below = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if file.is_file() and not hidden and file.suffix.lower() in SUFFIXES:
+            yield Found(file, below.as_posix())
 
-    Raises InvalidArgument for a file that is too large, of an unknown kind or not text.
+
+def change_of(found: Found, options: PublishOptions) -> Change:
+    """The change that publishes a file or URL; its revision is the present moment in microseconds.
+
+    Raises InvalidArgument for a file that is too large or of an unknown kind.
     """
-    if file.suffix.lower() not in SUFFIXES:
-        raise InvalidArgument("path", f"{file} is not of a kind that can be read ({', '.join(SUFFIXES)})")
-    return _event(document_id, options, op="upsert", uri=document_id, content=_text(file), where=str(file))
+    document_id = options.prefix + found.document_id
+    if found.path is None:
+        return _event(document_id, options, op="upsert", uri=found.url, content_ref=found.url, where=found.url)
+    if found.path.suffix.lower() not in SUFFIXES:
+        raise InvalidArgument("path", f"{found.path} is not of a kind that can be read ({', '.join(SUFFIXES)})")
+    data = found.path.read_bytes()
+    text = None if found.path.suffix.lower() in BINARY_SUFFIXES else _utf8(data)
+    if text is not None and len(data) <= INLINE_CONTENT_BYTES:
+        where = str(found.path)
+        return _event(document_id, options, op="upsert", uri=found.document_id, content=text, where=where)
+    if len(data) > UPLOAD_BYTES:
+        raise InvalidArgument(
+            "path",
+            f"{found.path} has {len(data) >> 20} MiB, more than the {UPLOAD_BYTES >> 20} that can be uploaded: "
+            "publish an event with a content_ref that ingest may read",
+        )
+    return Upload(document_id, _now(), data)
 
 
 def deletion_of(document_id: str, options: PublishOptions) -> DocumentChanged:
     """The event that deletes a document."""
-    return _event(document_id, options, op="delete", where=document_id)
+    return _event(options.prefix + document_id, options, op="delete", where=document_id)
+
+
+def read_feed(file: Path, options: PublishOptions) -> Iterator[DocumentChanged]:
+    """The changes of a feed in order; raises InvalidArgument that names the line at fault."""
+    packed = file.suffix == ".gz"
+    with gzip.open(file, "rt", encoding="utf-8") if packed else file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{file} line {number}"
+            try:
+                entry = FeedLine.model_validate(json.loads(line))
+            except (ValidationError, ValueError) as error:
+                reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                raise InvalidArgument("feed", f"{where}: {reason}") from error
+            yield _event(
+                options.prefix + entry.uri,
+                options,
+                op=entry.op,
+                revision=entry.seq,
+                uri=entry.uri,
+                title=entry.title,
+                content=entry.content if entry.op == "upsert" else None,
+                where=where,
+            )
 
 
 def _event(document_id: str, options: PublishOptions, *, where: str, **fields: object) -> DocumentChanged:
@@ -65,9 +170,9 @@ def _event(document_id: str, options: PublishOptions, *, where: str, **fields: o
         return DocumentChanged.model_validate(
             {
                 "tenant": options.tenant,
-                "document_id": options.prefix + document_id,
+                "document_id": document_id,
                 "source": options.source,
-                "revision": time.time_ns() // 1000,
+                "revision": _now(),
                 "acl": options.groups,
                 **fields,
             }
@@ -76,14 +181,13 @@ def _event(document_id: str, options: PublishOptions, *, where: str, **fields: o
         raise InvalidArgument("path", f"{where}: {error.errors(include_url=False)[0]['msg']}") from error
 
 
-def _text(file: Path) -> str:
-    data = file.read_bytes()
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _utf8(data: bytes) -> str | None:
+    """The text, when it is UTF-8; ingest guesses other encodings from the bytes."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        from charset_normalizer import from_bytes
-
-        best = from_bytes(data).best()
-        if best is None:
-            raise InvalidArgument("path", f"{file} is not text in any known encoding") from None
-        return str(best)
+        return None

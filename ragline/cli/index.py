@@ -65,7 +65,8 @@ def log(
             table.add_column(column)
         for commit in answer.commits:
             table.add_row(
-                commit.version, commit.state, _when(commit.created_unix_s, "%m-%d %H:%M:%S"), str(commit.documents), str(commit.opened),
+                commit.version, commit.state, _when(commit.created_unix_s, "%m-%d %H:%M:%S"), str(commit.documents),
+                str(commit.opened),
                 str(commit.closed), commit.fingerprint[:16], commit.trace_id,
             )  # fmt: skip
         session.console.print(table)

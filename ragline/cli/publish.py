@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
-from opentelemetry.trace import SpanKind
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 
-from ragline.bus import Bus
-from ragline.cli.documents import PublishOptions, change_of, deletion_of, find_files
+from ragline.cli.documents import Change, Found, PublishOptions, change_of, deletion_of, find, find_in_folder, read_feed
+from ragline.cli.preview import preview
+from ragline.cli.publishing import Outcome, Publisher, publisher
 from ragline.cli.session import DataDirOption, JsonOption, Session
-from ragline.client import Ragline
-from ragline.contracts.cloudevents import encode
-from ragline.contracts.events import DocumentChanged
-from ragline.errors import ConfigurationError, InvalidArgument, TransientError
-from ragline.index.versions import IndexVersion
-from ragline.ingest.v1 import ingest_pb2
-from ragline.telemetry import Telemetry, trace_headers
+from ragline.errors import InvalidArgument
 
-PublishEvents = Callable[[Sequence[DocumentChanged]], Awaitable[None]]
-
-_WAITERS: Final = 16
-
-
-@dataclass(slots=True)
-class PublishResult:
-    """What became of each document."""
-
-    searchable: int = 0
-    index_version: str = ""
-    rejected: list[tuple[str, str]] | None = None
-    seconds: float = 0.0
+BULK_FROM_DOCUMENTS: Final = 50
+"""From so many documents on, a publication is a bulk load: it gives way to live changes."""
 
 
 def publish(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders; with --delete, document ids.")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, patterns or URLs; with --delete, document ids.")
+    ] = None,
     tenant: Annotated[str, typer.Option(help="The tenant that owns the documents.")] = "default",
     source: Annotated[str, typer.Option(help="Who publishes; a source may be bound to tenants.")] = "cli",
     prefix: Annotated[str, typer.Option(help="Put before each document id.")] = "",
@@ -49,144 +30,137 @@ def publish(
         list[str] | None, typer.Option(help="A group that may read (repeat it); none: all of the tenant.")
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete these documents instead.")] = False,
+    feed: Annotated[Path | None, typer.Option(help="Replay a change feed, FILE.jsonl or FILE.jsonl.gz.")] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Make the index equal to the folder: also delete.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on publishing what changes in the folder.")] = False,
+    preview_only: Annotated[bool, typer.Option("--preview", help="Only say what publishing would change.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the documents are searchable.")] = True,
-    timeout_s: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 600.0,
+    timeout_s: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 3600.0,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Publish files or folders and wait until they are searchable."""
+    """Publish files, folders, URLs or a change feed, and wait until they are searchable."""
     session = Session(as_json, data_dir)
-    options = PublishOptions(tenant, source, prefix, tuple(acl) if acl else None, delete)
-    session.run(_publish(session, paths, options, wait=wait, timeout_s=timeout_s))
+    options = PublishOptions(tenant, source, prefix, tuple(acl) if acl else None)
+    names = paths or []
+
+    async def work() -> None:
+        _check(names, feed=feed, delete=delete, folder_only=sync or watch)
+        if preview_only:
+            await preview(session, [change_of(found, options) for found in find(names)], options)
+            return
+        async with publisher(session) as out:
+            if watch:
+                await _watch(session, out, Path(names[0]), options, sync=sync)
+                return
+            changes, unreadable = _changes(names, options, feed=feed, delete=delete)
+            if sync:
+                changes += await _retired(out, [change.document_id for change in changes], options)
+            bulk = feed is not None or len(changes) >= BULK_FROM_DOCUMENTS
+            newest = await out.send(changes, options, bulk=bulk)
+            outcome = await out.follow(newest, timeout_s=timeout_s) if wait else Outcome(sent=len(newest))
+        _report(session, outcome, unreadable, waited=wait)
+        if unreadable or outcome.rejected:
+            raise typer.Exit(1)
+
+    session.run(work())
 
 
-async def _publish(
-    session: Session, paths: Sequence[Path], options: PublishOptions, *, wait: bool, timeout_s: float
-) -> None:
-    events, unreadable = _read(paths, options)
-    if not events and not unreadable:
-        raise InvalidArgument("path", "holds no file that can be read")
-    async with publisher(session) as publish_events:
-        await publish_events(events)
-        result = await wait_until_searchable(session, events, timeout_s=timeout_s) if wait else PublishResult()
-    _report(session, len(events), unreadable, result, waited=wait)
-    if unreadable or result.rejected:
-        raise typer.Exit(1)
+def _check(names: Sequence[str], *, feed: Path | None, delete: bool, folder_only: bool) -> None:
+    if feed is not None and (names or delete):
+        raise InvalidArgument("feed", "a feed names its documents itself: give no paths and no --delete with it")
+    if feed is not None and not feed.is_file():
+        raise InvalidArgument("feed", f"{feed} does not exist")
+    if feed is None and not names:
+        raise InvalidArgument("path", "name files, folders, patterns or URLs to publish")
+    if folder_only and (len(names) != 1 or not Path(names[0]).is_dir() or delete):
+        raise InvalidArgument("path", "--sync and --watch take exactly one folder")
 
 
-def _read(paths: Sequence[Path], options: PublishOptions) -> tuple[list[DocumentChanged], list[str]]:
-    if options.delete:
-        return [deletion_of(path.as_posix(), options) for path in paths], []
-    events, unreadable = [], []
-    for file, document_id in find_files(paths):
+def _changes(
+    names: Sequence[str], options: PublishOptions, *, feed: Path | None, delete: bool
+) -> tuple[list[Change], list[str]]:
+    """The changes to publish, and a line for each file that cannot be read."""
+    if feed is not None:
+        return list(read_feed(feed, options)), []
+    if delete:
+        return [deletion_of(name, options) for name in names], []
+    changes: list[Change] = []
+    unreadable = []
+    for found in find(names):
         try:
-            events.append(change_of(file, document_id, options))
+            changes.append(change_of(found, options))
         except InvalidArgument as error:
             unreadable.append(str(error))
-    return events, unreadable
+    if not changes and not unreadable:
+        raise InvalidArgument("path", "holds no file that can be read")
+    return changes, unreadable
 
 
-@asynccontextmanager
-async def publisher(session: Session) -> AsyncIterator[PublishEvents]:
-    """A function that publishes events to Kafka, each in a trace of its own."""
-    settings = session.settings
-    if not settings.bus.bootstrap:
-        raise ConfigurationError(
-            "no Kafka: start the stack with `ragline up`, or set RAGLINE_BUS__BOOTSTRAP to Kafka's address"
-        )
-    telemetry = Telemetry("cli")
-    bus = Bus(settings.bus, settings.bootstrap, service="cli", telemetry=telemetry)
-    await bus.start(connect_for_s=5.0)
-
-    async def publish_events(events: Sequence[DocumentChanged]) -> None:
-        for event in events:
-            with telemetry.tracer.start_as_current_span(f"publish {event.topic}", kind=SpanKind.PRODUCER):
-                await bus.publish([encode(event, source=event.source, trace=trace_headers())])
-
-    try:
-        yield publish_events
-    finally:
-        await bus.stop()
-        await asyncio.to_thread(telemetry.shutdown)
+async def _retired(out: Publisher, present: Sequence[str], options: PublishOptions) -> list[Change]:
+    """Deletions of what this source published under the prefix and the folder no longer holds."""
+    kept = set(present)
+    held = [
+        document.document_id
+        async for document in out.client.list_documents(prefix=options.prefix, source=options.source)
+        if not document.deleted
+    ]
+    return [
+        deletion_of(document_id.removeprefix(options.prefix), options)
+        for document_id in held
+        if document_id not in kept
+    ]
 
 
-async def wait_until_searchable(
-    session: Session, events: Sequence[DocumentChanged], *, timeout_s: float
-) -> PublishResult:
-    """Wait for every event's revision, with a progress bar; raises TransientError when time runs out."""
-    result = PublishResult(rejected=[])
-    started = time.monotonic()
-    limit = asyncio.Semaphore(_WAITERS)
-    versions: list[IndexVersion] = []
-    with _progress(session) as progress:
-        task = progress.add_task("searchable", total=len(events))
+async def _watch(session: Session, out: Publisher, folder: Path, options: PublishOptions, *, sync: bool) -> None:
+    """Publish the folder, then whatever changes in it, until Ctrl-C."""
+    from watchfiles import Change as FileChange
+    from watchfiles import awatch
 
-        async def follow(client: Ragline, event: DocumentChanged) -> None:
-            async with limit:
-                document = await client.wait_for_document(
-                    event.document_id, revision=event.revision, deadline_s=timeout_s
-                )
-            if document.state == ingest_pb2.DOCUMENT_STATE_REJECTED:
-                assert result.rejected is not None
-                result.rejected.append((event.document_id, document.reason))
-            else:
-                result.searchable += 1
-                if document.index_version:
-                    versions.append(IndexVersion.parse(document.index_version))
-            progress.advance(task)
-
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                Ragline(session.settings.rpc.gateway, session.token, ingest=session.settings.rpc.ingest) as client,
-            ):
-                await asyncio.gather(*(follow(client, event) for event in events))
-        except TimeoutError as error:
-            raise TransientError(
-                f"{result.searchable} of {len(events)} documents were searchable after {timeout_s:g} s; "
-                "the rest is on its way (`ragline index status`)"
-            ) from error
-    result.seconds = time.monotonic() - started
-    result.index_version = str(max(versions)) if versions else ""
-    return result
+    found = list(find_in_folder(folder))
+    changes: list[Change] = [change_of(each, options) for each in found]
+    if sync:
+        changes += await _retired(out, [change.document_id for change in changes], options)
+    _report(session, await out.follow(await out.send(changes, options, bulk=False), timeout_s=3600), [], waited=True)
+    session.console.print(f"watching {folder} (Ctrl-C ends it)")
+    async for batch in awatch(folder):
+        changes = []
+        for kind, name in sorted(batch, key=lambda item: item[1]):
+            below = Path(name).resolve().relative_to(folder.resolve()).as_posix()
+            readable = {each.document_id: each for each in find_in_folder(folder)}
+            if kind is FileChange.deleted:
+                changes.append(deletion_of(below, options))
+            elif below in readable:
+                changes.append(change_of(Found(readable[below].path, below), options))
+        if changes:
+            newest = await out.send(changes, options, bulk=False)
+            _report(session, await out.follow(newest, timeout_s=3600), [], waited=True)
 
 
-def _progress(session: Session) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("documents"),
-        TimeElapsedColumn(),
-        console=session.console,
-        disable=session.as_json,
-        transient=False,
-    )
-
-
-def _report(session: Session, published: int, unreadable: list[str], result: PublishResult, *, waited: bool) -> None:
-    rejected = result.rejected or []
+def _report(session: Session, outcome: Outcome, unreadable: list[str], *, waited: bool) -> None:
     if session.as_json:
-        session.emit(
-            {
-                "published": published,
-                "searchable": result.searchable,
-                "index_version": result.index_version,
-                "seconds": round(result.seconds, 3),
-                "rejected": [{"document_id": name, "reason": reason} for name, reason in rejected],
-                "unreadable": unreadable,
-            }
-        )
+        session.emit(_json(outcome, unreadable))
         return
     for line in unreadable:
-        session.console.print(f"[red]not published[/] {line}")
-    for name, reason in rejected:
-        session.console.print(f"[red]rejected[/] {name}: {reason}")
-    if waited and result.searchable:
-        rate = result.searchable / max(result.seconds, 1e-9)
+        session.console.print(f"[red]not published[/] {escape(line)}")
+    for name, reason in outcome.rejected:
+        session.console.print(f"[red]rejected[/] {escape(name)}: {escape(reason)}")
+    if not waited:
+        session.console.print(f"{outcome.sent} documents published; they become searchable in the background")
+    elif outcome.searchable:
+        rate = outcome.searchable / max(outcome.seconds, 1e-9)
         session.console.print(
-            f"[green]{result.searchable} documents[/] are in the index at [bold]{result.index_version}[/] "
-            f"after {result.seconds:.1f} s ({rate:.1f} documents/s)"
+            f"[green]{outcome.searchable} documents[/] are in the index at [bold]{outcome.index_version}[/] "
+            f"after {outcome.seconds:.1f} s ({rate:.1f} documents/s)"
         )
-    elif not waited:
-        session.console.print(f"{published} documents published; they become searchable in the background")
+
+
+def _json(outcome: Outcome, unreadable: list[str]) -> dict[str, Any]:
+    return {
+        "published": outcome.sent,
+        "searchable": outcome.searchable,
+        "index_version": outcome.index_version,
+        "seconds": round(outcome.seconds, 3),
+        "rejected": [{"document_id": name, "reason": reason} for name, reason in outcome.rejected],
+        "unreadable": unreadable,
+    }

@@ -14,6 +14,7 @@ from ragline.contracts.events import Event
 from ragline.errors import PermanentError
 
 E = TypeVar("E", bound=Event)
+E_co = TypeVar("E_co", bound=Event, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,10 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Received(Generic[E]):
+class Received(Generic[E_co]):
     """An event as it arrived: what it says, and where it came from."""
 
-    event: E
+    event: E_co
     id: str
     source: str
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -89,6 +89,15 @@ class DocumentChanged(AboutDocument):
         return self
 
 
+class BulkDocumentChanged(DocumentChanged):
+    """A change of a document that belongs to a bulk load: it never delays a live change.
+
+    The order between the lanes is the revision's, not the bus's.
+    """
+
+    topic = "ragline.document.changed.bulk.v1"
+
+
 class ManifestEntry(BaseModel):
     """One chunk of a document version, in order; `text` travels only when it is new."""
 
@@ -128,6 +137,12 @@ class ChunksReady(AboutDocument):
     parts: int = 1
     changed_at: datetime
     """When ingest accepted the change; freshness counts from here."""
+
+
+class BulkChunksReady(ChunksReady):
+    """A version that came from a bulk load."""
+
+    topic = "ragline.chunks.ready.bulk.v1"
 
 
 class CommittedDocument(BaseModel):
@@ -304,7 +319,9 @@ class DeadLetterResolved(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     DocumentChanged,
+    BulkDocumentChanged,
     ChunksReady,
+    BulkChunksReady,
     IndexCommitted,
     IndexState,
     DocumentStatus,

@@ -36,7 +36,7 @@ def build(settings: Settings) -> Service:
     engine = connect_engine(settings.engine_url, api_key=settings.engine_api_key)
     bus = Bus(settings.bus, settings.bootstrap, service="embed", telemetry=telemetry)
     outbox = Outbox(database, bus.publish, source="ragline/embed")
-    ledger = Ledger(database, outbox)
+    ledger, history = Ledger(database, outbox), History(database)
     embedder = load_embedder(settings.models.embedder, cache_dir=settings.data_dir / "models")
     cache = VectorCache(database, embedder)
     committer = Committer(ledger, engine, telemetry)
@@ -55,9 +55,10 @@ def build(settings: Settings) -> Service:
     async def prepare() -> None:
         generation = await ledger.open_generation(embedder.name, embedder.dimensions)
         await engine.create_generation(generation, embedder.dimensions)
+        await history.check_engine_is_not_ahead(engine, generation)
         indexer.generation = generation
 
-    servicer = IndexServicer(ledger, History(database), engine)
+    servicer = IndexServicer(ledger, history, engine, cache)
     server = RpcServer(
         settings.rpc.indexing,
         telemetry=telemetry,

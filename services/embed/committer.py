@@ -21,7 +21,8 @@ from ragline.faults import fault_point
 from ragline.index.engine import NewPoint, VectorEngine
 from ragline.index.versions import IndexVersion
 from ragline.telemetry import Attribute, Telemetry, span_context, trace_headers
-from services.embed.ledger import LEASE_S, Abort, Commit, Conflict, Ledger
+from services.embed.commits import LEASE_S, Abort, Commit, Conflict
+from services.embed.ledger import Ledger
 from services.embed.vectors import ChunkVector
 from services.embed.versions import Change, stored_groups
 
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 MAX_POINTS: Final = 512
 """Points after which a group is full: bounds the memory, the duration and the announcement of one commit."""
 MAX_DOCUMENTS: Final = 64
+_RESTORE_AGAIN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +231,18 @@ class Committer:
         Points are hidden by their aborted sequence, but access is overwritten in place. The ledger is read
         again after each write, since a newer change of access may be under way.
         """
-        for change in commit.changes:
-            event, written = change.event, None
-            while change.access_changed:
-                access = await self._ledger.access(commit.generation, event.tenant, event.document_id)
-                if access == written:
-                    break
-                await self._engine.set_groups(commit.generation, event.tenant, event.document_id, access)
-                written = access
+        async with asyncio.timeout(self._write_timeout_s):
+            for change in commit.changes:
+                event, written = change.event, None
+                while change.access_changed:
+                    try:
+                        access = await self._ledger.access(commit.generation, event.tenant, event.document_id)
+                        if access == written:
+                            break
+                        await self._engine.set_groups(commit.generation, event.tenant, event.document_id, access)
+                        written = access
+                    except TransientError:
+                        await asyncio.sleep(_RESTORE_AGAIN_S)
 
     async def _undo(self, abort: Abort) -> None:
         async with asyncio.timeout(self._write_timeout_s), self._lease(abort):

@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 import structlog
 from opentelemetry import trace
 
-from ragline.bus import Bus
+from ragline.bus import Bus, DeliveryPolicy
 from ragline.contracts.cloudevents import Received
-from ragline.contracts.events import ChunksReady
+from ragline.contracts.events import BulkChunksReady, ChunksReady
 from ragline.errors import NotFound
 from ragline.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from ragline.rpc import Caller
 from ragline.telemetry import Attribute, Telemetry, trace_headers
+from services.embed.commits import Conflict
 from services.embed.committer import Committed, Committer, Prepared
-from services.embed.ledger import Conflict, Ledger
+from services.embed.ledger import Ledger
 from services.embed.parts import StagedParts
 from services.embed.vectors import ChunkEncoder, ChunkText
 from services.embed.versions import Change, Unchanged, plan_change
@@ -51,6 +52,7 @@ class Indexer:
     def subscribe(self, bus: Bus) -> None:
         """Retries while the engine, PostgreSQL or ingest is down; dead-letters what can never be indexed."""
         bus.subscribe(ChunksReady, self.index_document)
+        bus.subscribe(BulkChunksReady, self.index_document, policy=DeliveryPolicy(max_records=16))
 
     async def index_document(self, received: Received[ChunksReady]) -> Committed | None:
         """Bring the index to this version of the document; None when there was nothing to do."""
@@ -86,7 +88,10 @@ class Indexer:
         """Both vectors for every chunk to open; nothing is reserved yet."""
         texts = await self._texts(change)
         with self._tracer.start_as_current_span("embed chunks") as span:
-            vectors, embedded = await self._encoder.encode([(e.chunk_id, texts[e.content_hash]) for e in change.open])
+            vectors, embedded = await self._encoder.encode(
+                [(entry.chunk_id, texts[entry.content_hash]) for entry in change.open],
+                bulk=isinstance(change.event, BulkChunksReady),
+            )
             span.set_attribute(Attribute.CHUNKS_EMBEDDED, embedded)
         tenant = {Attribute.TENANT: change.event.tenant}
         self._metrics.chunks_embedded.add(embedded, tenant)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ragline.database import Database
-from ragline.errors import VersionUnavailable
+from ragline.errors import ConfigurationError, VersionUnavailable
 from ragline.index.engine import StoredPoint, VectorEngine
 from ragline.index.fingerprint import Fingerprint
 from ragline.index.identity import content_hash, embedder_input
 from ragline.index.versions import IndexVersion, View
+
+_PROBED_SEQUENCES: Final = 16
+"""A commit that only deletes opens no point, so one sequence alone would not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,23 @@ class History:
             orphans += wanted is None
             altered += wanted is not None and not _unaltered(point, wanted)
         return Verification(version, recorded, found, points, len(expected), orphans, altered)
+
+    async def check_engine_is_not_ahead(self, engine: VectorEngine, generation: str) -> None:
+        """Raise ConfigurationError if the engine holds commits that the ledger never made.
+
+        Then the database was lost or restored from an older backup: sequences would be given out again, and
+        points of two commits mixed up.
+        """
+        row = await self._database.fetch_one(
+            "SELECT last_sequence FROM generation WHERE generation = %s", (generation,)
+        )
+        last = row["last_sequence"] if row else 0
+        for sequence in range(last + 1, last + 1 + _PROBED_SEQUENCES):
+            if await engine.count_opened(generation, sequence):
+                raise ConfigurationError(
+                    f"the engine holds the commit {generation}@{sequence}, but the database only knows "
+                    f"{generation}@{last}: restore the newer database, or remove the engine's data and publish again"
+                )
 
     async def fingerprint(self, version: IndexVersion) -> Fingerprint:
         """The recorded fingerprint of a version; raises VersionUnavailable unless it can be read."""

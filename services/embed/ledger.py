@@ -7,51 +7,18 @@ Lock order, everywhere: the generation's row first. Clocks are the database's.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
 
 from psycopg.types.json import Jsonb
 
-from ragline.contracts.events import CommittedDocument, GenerationState, IndexCommitted, IndexState
+from ragline.contracts.events import IndexState
 from ragline.database import Connection, Database
 from ragline.errors import ConfigurationError, TransientError
 from ragline.index.fingerprint import Fingerprint
 from ragline.outbox import Outbox
+from services.embed.commits import LEASE_S, Abort, Commit, Conflict
 from services.embed.versions import Change, CurrentDocument, OpenPoint, stored_groups
-
-LEASE_S: Final = 5.0
-"""How long a writer may be silent before another may abort its commit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A commit under way: its sequence, its fencing token, and the changes that it carries."""
-
-    generation: str
-    sequence: int
-    token: uuid.UUID
-    changes: tuple[Change, ...]
-    aborted: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """A commit to undo: which points it opened and closed, and whose access to apply again."""
-
-    generation: str
-    sequence: int
-    token: uuid.UUID
-    opened: tuple[uuid.UUID, ...]
-    closed: tuple[uuid.UUID, ...]
-    documents: tuple[tuple[str, str, tuple[str, ...] | None], ...]
-    """(tenant, document id, the access that the ledger holds for it)."""
-
-
-class Conflict(TransientError):
-    """Another commit of the same document is unresolved, or came first: read the ledger again."""
-
-    reason = "CONFLICT"
+from services.embed.watermark import Watermark, aborted_sequences, read_state
 
 
 class Ledger:
@@ -60,6 +27,7 @@ class Ledger:
     def __init__(self, database: Database, outbox: Outbox) -> None:
         self._database = database
         self._outbox = outbox
+        self._watermark = Watermark(outbox)
 
     async def open_generation(self, embedder: str, dimensions: int) -> str:
         """The live generation, made on first use; raises ConfigurationError if it has another embedder."""
@@ -86,7 +54,7 @@ class Ledger:
                 "INSERT INTO index_state (epoch, live_generation) "
                 "VALUES (extract(epoch FROM clock_timestamp())::bigint, 'g1')"
             )
-            await self._announce_state(connection)
+            await self._watermark.announce_state(connection)
             return "g1"
 
     async def current_document(self, generation: str, tenant: str, document_id: str) -> CurrentDocument:
@@ -174,7 +142,7 @@ class Ledger:
             )
             for change, document_trace in zip(changes, traceparents, strict=True):
                 await self._begin_document(connection, generation, sequence, change, document_trace)
-            aborted = await _aborted(connection, generation)
+            aborted = await aborted_sequences(connection, generation)
         return Commit(generation, sequence, token, tuple(changes), aborted)
 
     async def _begin_document(
@@ -270,7 +238,7 @@ class Ledger:
                         None if change.acl is None else list(change.acl), change.acl_revision,
                     ),
                 )  # fmt: skip
-            await self._advance_watermark(connection, commit.generation)
+            await self._watermark.advance(connection, commit.generation)
         self._outbox.kick()
         return True
 
@@ -293,14 +261,13 @@ class Ledger:
             )
             if cursor.rowcount == 0:
                 return None
-            await self._announce_state(connection)
+            await self._watermark.announce_state(connection)
             key = (generation, sequence)
-            opened = await connection.execute(
-                "SELECT point_id FROM point WHERE generation = %s AND valid_from = %s", key
+            cursor = await connection.execute(
+                "SELECT point_id, valid_from FROM point WHERE generation = %s AND (valid_from = %s OR valid_to = %s)",
+                (*key, sequence),
             )
-            opened_ids = tuple(row["point_id"] for row in await opened.fetchall())
-            closed = await connection.execute("SELECT point_id FROM point WHERE generation = %s AND valid_to = %s", key)
-            closed_ids = tuple(row["point_id"] for row in await closed.fetchall())
+            points = await cursor.fetchall()
             documents = await connection.execute(
                 "SELECT v.tenant, v.document_id, d.acl FROM document_version v "
                 "JOIN document d USING (generation, tenant, document_id) "
@@ -312,7 +279,9 @@ class Ledger:
                 for row in await documents.fetchall()
             )
         self._outbox.kick()
-        return Abort(generation, sequence, taker, opened_ids, closed_ids, access)
+        opened = tuple(point["point_id"] for point in points if point["valid_from"] == sequence)
+        closed = tuple(point["point_id"] for point in points if point["valid_from"] != sequence)
+        return Abort(generation, sequence, taker, opened, closed, access)
 
     async def finish_abort(self, abort: Abort) -> bool:
         """`aborting -> aborted` once the engine is swept; the documents are free for the next commit."""
@@ -331,7 +300,7 @@ class Ledger:
             await connection.execute(
                 "UPDATE document_version SET unresolved = false WHERE generation = %s AND sequence = %s", key
             )
-            await self._advance_watermark(connection, abort.generation)
+            await self._watermark.advance(connection, abort.generation)
         self._outbox.kick()
         return True
 
@@ -343,70 +312,13 @@ class Ledger:
         )
         return [(row["generation"], row["sequence"]) for row in rows]
 
-    # --- the watermark and its announcements --------------------------------------------------------
-
-    async def _advance_watermark(self, connection: Connection, generation: str) -> None:
-        """The watermark is the greatest sequence with nothing pending or aborting at or below it.
-
-        The caller holds the generation's row. What it passes gets its cumulative fingerprint and its
-        `index.committed`, in order, and the state is announced once.
-        """
-        cursor = await connection.execute(
-            """
-            SELECT c.sequence, c.delta, c.traceparent FROM index_commit c JOIN generation g USING (generation)
-            WHERE c.generation = %s AND c.sequence > g.watermark AND c.state = 'complete'
-              AND c.sequence < coalesce((SELECT min(u.sequence) FROM index_commit u
-                WHERE u.generation = g.generation AND u.state IN ('pending', 'aborting')), 9223372036854775807)
-            ORDER BY c.sequence
-            """,
-            (generation,),
-        )
-        passed = await cursor.fetchall()
-        if passed:
-            cursor = await connection.execute("SELECT fingerprint FROM generation WHERE generation = %s", (generation,))
-            row = await cursor.fetchone()
-            fingerprint = Fingerprint.parse(row["fingerprint"]) if row else Fingerprint()
-            for commit in passed:
-                fingerprint = fingerprint.plus(Fingerprint.parse(commit["delta"]))
-                await self._announce_commit(connection, generation, commit, fingerprint)
-            await connection.execute(
-                "UPDATE generation SET watermark = %s, fingerprint = %s WHERE generation = %s",
-                (passed[-1]["sequence"], str(fingerprint), generation),
-            )
-        await self._announce_state(connection)
-
-    async def _announce_commit(
-        self, connection: Connection, generation: str, commit: dict[str, Any], fingerprint: Fingerprint
-    ) -> None:
-        cursor = await connection.execute(
-            "UPDATE index_commit SET fingerprint = %s WHERE generation = %s AND sequence = %s RETURNING completed_at",
-            (str(fingerprint), generation, commit["sequence"]),
-        )
-        row = await cursor.fetchone()
-        cursor = await connection.execute(
-            "SELECT tenant, document_id, op, document_version, revision, opened, closed, traceparent "
-            "FROM document_version WHERE generation = %s AND sequence = %s ORDER BY tenant, document_id",
-            (generation, commit["sequence"]),
-        )
-        event = IndexCommitted(
-            generation=generation,
-            sequence=commit["sequence"],
-            fingerprint=str(fingerprint),
-            documents=tuple(CommittedDocument(**document) for document in await cursor.fetchall()),
-            committed_at=row["completed_at"] if row else None,
-        )
-        await self._outbox.add(connection, [event], traceparent=commit["traceparent"])
-
-    async def _announce_state(self, connection: Connection) -> None:
-        state = await _read_state(connection)
-        if state is not None:
-            await self._outbox.add(connection, [state])
+    # --- what readers must know ---------------------------------------------------------------------
 
     async def state(self) -> IndexState:
         """What readers must know; raises TransientError before the first generation exists."""
         async with self._database.transaction() as connection:
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            state = await _read_state(connection)
+            state = await read_state(connection)
         if state is None:
             raise TransientError("there is no index generation yet")
         return state
@@ -414,32 +326,3 @@ class Ledger:
 
 async def _lock_generation(connection: Connection, generation: str) -> None:
     await connection.execute("SELECT 1 FROM generation WHERE generation = %s FOR UPDATE", (generation,))
-
-
-async def _aborted(connection: Connection, generation: str) -> frozenset[int]:
-    cursor = await connection.execute(
-        "SELECT sequence FROM index_commit WHERE generation = %s AND state IN ('aborting', 'aborted')",
-        (generation,),
-    )
-    return frozenset(row["sequence"] for row in await cursor.fetchall())
-
-
-async def _read_state(connection: Connection) -> IndexState | None:
-    cursor = await connection.execute("SELECT epoch, live_generation FROM index_state")
-    head = await cursor.fetchone()
-    if head is None:
-        return None
-    cursor = await connection.execute("SELECT * FROM generation")
-    rows: Iterable[dict[str, Any]] = await cursor.fetchall()
-    generations = {
-        row["generation"]: GenerationState(
-            watermark=row["watermark"],
-            fingerprint=row["fingerprint"],
-            horizon=row["horizon"],
-            aborted=tuple(sorted(await _aborted(connection, row["generation"]))),
-            embedder=row["embedder"],
-            dimensions=row["dimensions"],
-        )
-        for row in rows
-    }
-    return IndexState(epoch=head["epoch"], live_generation=head["live_generation"], generations=generations)

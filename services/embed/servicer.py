@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
+from ragline.contracts.events import ChunksReady
 from ragline.errors import InvalidArgument, TransientError
 from ragline.index.engine import VectorEngine
 from ragline.index.versions import IndexVersion
@@ -12,6 +13,8 @@ from ragline.indexing.v1 import indexing_pb2 as pb
 from ragline.indexing.v1 import indexing_pb2_grpc
 from services.embed.history import History
 from services.embed.ledger import Ledger
+from services.embed.vectors import VectorCache
+from services.embed.versions import Unchanged, plan_change
 
 _PREFIX = "/ragline.indexing.v1.IndexService/"
 SCOPES: Final = {
@@ -22,14 +25,16 @@ SCOPES: Final = {
     f"{_PREFIX}ListCommits": ("admin",),
     f"{_PREFIX}VerifyVersion": ("admin",),
     f"{_PREFIX}GetIngestTraces": ("internal",),
+    f"{_PREFIX}PreviewChange": ("internal",),
 }
 
 
 class IndexServicer(indexing_pb2_grpc.IndexServiceServicer):
     """Answers from the ledger."""
 
-    def __init__(self, ledger: Ledger, history: History, engine: VectorEngine) -> None:
+    def __init__(self, ledger: Ledger, history: History, engine: VectorEngine, cache: VectorCache) -> None:
         self._ledger = ledger
+        self._cache = cache
         self._history = history
         self._engine = engine
 
@@ -108,3 +113,22 @@ class IndexServicer(indexing_pb2_grpc.IndexServiceServicer):
         except ValueError as error:
             raise InvalidArgument("point_ids", "must be UUIDs") from error
         return pb.GetIngestTracesResponse(traceparents=await self._history.ingest_traces(request.generation, points))
+
+    async def PreviewChange(self, request: pb.PreviewChangeRequest, context: Any) -> pb.PreviewChangeResponse:
+        event = ChunksReady.model_validate_json(request.chunks_ready_json)
+        state = await self._ledger.state()
+        generation = state.live_generation
+        version = IndexVersion(generation, state.generations[generation].watermark)
+        current = await self._ledger.current_document(generation, event.tenant, event.document_id)
+        plan = plan_change(current, event)
+        if isinstance(plan, Unchanged):
+            return pb.PreviewChangeResponse(index_version=str(version), kept=len(current.points))
+        opened = [entry.content_hash for entry in plan.open]
+        known = await self._cache.known(opened)
+        return pb.PreviewChangeResponse(
+            index_version=str(version),
+            opened=opened,
+            closed=[point.content_hash for point in plan.close],
+            kept=len(current.points) - len(plan.close),
+            to_embed=[content_hash for content_hash in dict.fromkeys(opened) if content_hash not in known],
+        )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from ragline.models.sparse import Bm25Encoder
 from services.embed.versions import Change
 
 Vector = NDArray[np.float32]
+
+BULK_PIECE: Final = 16
+"""How many chunks of a bulk load are embedded before a live change gets its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +67,13 @@ class ChunkVector:
         return NewPoint(point_id, self.dense, self.sparse, payload)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, order=True)
 class _Request:
-    chunks: Sequence[ChunkText]
-    done: asyncio.Future[Mapping[str, Vector]]
+    bulk: bool
+    """Live requests come first."""
+    number: int
+    chunks: Sequence[ChunkText] = field(compare=False)
+    done: asyncio.Future[Mapping[str, Vector]] = field(compare=False)
 
 
 class VectorCache:
@@ -79,7 +87,8 @@ class VectorCache:
         self._database = database
         self._embedder = embedder
         self._batch = batch
-        self._queue: asyncio.Queue[_Request] = asyncio.Queue(maxsize=1000)
+        self._queue: asyncio.PriorityQueue[_Request] = asyncio.PriorityQueue(maxsize=1000)
+        self._numbers = itertools.count()
         self.embedded = 0
 
     async def known(self, content_hashes: Sequence[str]) -> dict[str, Vector]:
@@ -90,18 +99,27 @@ class VectorCache:
         )
         return {row["content_hash"]: np.frombuffer(row["vector"], dtype="<f4") for row in rows}
 
-    async def embed(self, chunks: Sequence[ChunkText]) -> Mapping[str, Vector]:
-        """Embed new contents, store them, and return them by content hash."""
-        request = _Request(chunks, asyncio.get_running_loop().create_future())
-        await self._queue.put(request)
-        return await request.done
+    async def embed(self, chunks: Sequence[ChunkText], *, bulk: bool = False) -> Mapping[str, Vector]:
+        """Embed new contents, store them, and return them by content hash.
+
+        A bulk load's chunks go in small pieces, so that a live change waits for one piece at most.
+        """
+        piece = BULK_PIECE if bulk else len(chunks)
+        loop = asyncio.get_running_loop()
+        vectors: dict[str, Vector] = {}
+        for start in range(0, len(chunks), piece):
+            request = _Request(bulk, next(self._numbers), chunks[start : start + piece], loop.create_future())
+            await self._queue.put(request)
+            vectors.update(await request.done)
+        return vectors
 
     async def run(self) -> None:
         """Embed batch after batch until cancelled: requests that wait together share one."""
         while True:
             requests = [await self._queue.get()]
             size = len(requests[0].chunks)
-            while size < self._batch and not self._queue.empty():
+            limit = BULK_PIECE if requests[0].bulk else self._batch
+            while size < limit and not self._queue.empty():
                 requests.append(self._queue.get_nowait())
                 size += len(requests[-1].chunks)
             try:
@@ -166,13 +184,15 @@ class ChunkEncoder:
         self._cache = cache
         self._sparse = sparse
 
-    async def encode(self, chunks: Sequence[tuple[str, ChunkText]]) -> tuple[tuple[ChunkVector, ...], int]:
+    async def encode(
+        self, chunks: Sequence[tuple[str, ChunkText]], *, bulk: bool = False
+    ) -> tuple[tuple[ChunkVector, ...], int]:
         """Vectors for (chunk id, chunk) pairs in their order, and how many contents were new to the cache."""
         hashes = [chunk.content_hash for _, chunk in chunks]
         vectors: dict[str, Vector] = await self._cache.known(hashes)
         missing = {chunk.content_hash: chunk for _, chunk in chunks if chunk.content_hash not in vectors}
         if missing:
-            vectors.update(await self._cache.embed(list(missing.values())))
+            vectors.update(await self._cache.embed(list(missing.values()), bulk=bulk))
         encoded = tuple(
             ChunkVector(chunk_id, chunk, vectors[chunk.content_hash], self._sparse.document(chunk.embedder_input))
             for chunk_id, chunk in chunks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -88,6 +88,17 @@ class Answers:
         if found is None:
             raise _no_answer(answer_id)
         return await self._passages(answer_id)
+
+    async def citing(
+        self, tenant: str, document_id: str, content_hashes: Sequence[str], *, limit: int
+    ) -> list[dict[str, Any]]:
+        """The newest answers of a tenant that cite any of these contents of a document, newest first."""
+        return await self._database.fetch(
+            "SELECT id, question, index_version, extract(epoch FROM created_at)::float8 AS created_unix_s "
+            "FROM answer a WHERE tenant = %s AND EXISTS (SELECT FROM evidence e WHERE e.answer_id = a.id "
+            "AND e.document_id = %s AND e.cited AND e.content_hash = ANY(%s)) ORDER BY created_at DESC LIMIT %s",
+            (tenant, document_id, list(content_hashes), limit),
+        )
 
     async def attach_evaluation(self, evaluation: AnswerEvaluated) -> None:
         """Keep the newest evaluation with the answer; an older one, or the same again, changes nothing.

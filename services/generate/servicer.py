@@ -20,12 +20,14 @@ from services.generate.budget import Budgets
 from services.generate.messages import answer_message, budget_message, evidence_message
 from services.generate.retrieval import Retrieval, Retrieved
 
+_MOST_CITING_ANSWERS: Final = 1000
 _SERVICE: Final = "/ragline.gateway.v1.GatewayService"
 SCOPES: Final = {
     f"{_SERVICE}/Ask": ("ask",),
     f"{_SERVICE}/Search": ("search", "ask"),
     f"{_SERVICE}/GetAnswer": ("ask", "admin"),
     f"{_SERVICE}/GetEvidence": ("ask", "admin", "internal"),
+    f"{_SERVICE}/ListAnswersCiting": ("admin", "internal"),
     f"{_SERVICE}/GetBudget": ("ask", "admin"),
     f"{_SERVICE}/SetBudget": ("admin",),
 }
@@ -78,6 +80,30 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
                     heading_path=passage.heading_path,
                 )
                 for passage in passages
+            ]
+        )
+
+    async def ListAnswersCiting(
+        self, request: pb.ListAnswersCitingRequest, context: Any
+    ) -> pb.ListAnswersCitingResponse:
+        caller = current_identity()
+        tenant = request.tenant or caller.tenant
+        if tenant != caller.tenant and "internal" not in caller.scopes:
+            raise PermissionDenied("only a key with the scope internal may name another tenant")
+        if not 0 <= request.limit <= _MOST_CITING_ANSWERS:
+            raise InvalidArgument("limit", f"must be between 1 and {_MOST_CITING_ANSWERS}")
+        answers = await self._answers.citing(
+            tenant, request.document_id, request.content_hashes, limit=request.limit or 100
+        )
+        return pb.ListAnswersCitingResponse(
+            answers=[
+                pb.CitingAnswer(
+                    answer_id=answer["id"],
+                    question=answer["question"],
+                    index_version=answer["index_version"],
+                    created_unix_s=answer["created_unix_s"],
+                )
+                for answer in answers
             ]
         )
 

@@ -52,48 +52,52 @@ class Ignored:
     """What must be kept of it all the same (a newer revision, a tombstone, an access list)."""
 
 
-def content_fingerprint(event: DocumentChanged) -> str:
-    """Names the content, how it is to be read, and what is told of it: equal ones need no new version."""
+def content_fingerprint(event: DocumentChanged, content_hash: str) -> str:
+    """Names the content, how it is to be read, and what is told of it: equal ones need no new version.
+
+    `content_hash` is the SHA-256 of the content's bytes: it is the same whether they came inline or by reference.
+    """
     metadata = json.dumps(event.metadata, sort_keys=True)
     digest = hashlib.sha256()
-    for part in (event.content_type or "", event.title or "", event.uri, metadata, event.content or ""):
+    for part in (event.content_type or "", event.title or "", event.uri, metadata, content_hash):
         digest.update(len(part.encode()).to_bytes(8, "big"))
         digest.update(part.encode())
     return digest.hexdigest()
 
 
-def accept(current: Registered | None, event: DocumentChanged) -> Registered | Ignored:
+def accept(current: Registered | None, event: DocumentChanged, content_hash: str) -> Registered | Ignored:
     """Decide what an event makes of the registered document; an accepted upsert has no manifest yet.
 
     A document that the registry does not know starts at version 0; versions only count up, through
     deletion and re-creation. What is accepted may be less than the event: late content with newer access
-    is a change of access (`op` says which).
+    is a change of access (`op` says which). `content_hash` (see `content_fingerprint`) counts for an upsert
+    that is not older than the document.
     """
     before = current or _never_seen(event)
-    after = _with_access(_with_content(before, event), event)
+    after = _with_access(_with_content(before, event, content_hash), event)
     content_changed = (after.deleted, after.content_hash) != (before.deleted, before.content_hash)
     never_existed = after.deleted and before.document_version == 0
     if never_existed or not (content_changed or after.acl != before.acl):
-        status, reason = _why_ignored(before, event)
+        status, reason = _why_ignored(before, event, content_hash)
         return Ignored(status, reason, after if after != before else None)
     # A deleted document's access still counts: its old versions can be read within the horizon.
     op: Operation = "delete" if after.deleted else "upsert" if content_changed else "access"
     return replace(after, document_version=before.document_version + 1, op=op)
 
 
-def _with_content(before: Registered, event: DocumentChanged) -> Registered:
-    if event.op == "access" or _content_order(event) < _registered_order(before):
+def _with_content(before: Registered, event: DocumentChanged, content_hash: str) -> Registered:
+    if event.op == "access" or _content_order(event, content_hash) < _registered_order(before):
         return before
     newer = replace(before, source=event.source, revision=event.revision)
     if event.op == "delete":
         return replace(newer, deleted=True, content_hash="", manifest=())
-    content_hash = content_fingerprint(event)
-    if not before.deleted and content_hash == before.content_hash:
+    fingerprint = content_fingerprint(event, content_hash)
+    if not before.deleted and fingerprint == before.content_hash:
         return newer
     return replace(
         newer,
         deleted=False,
-        content_hash=content_hash,
+        content_hash=fingerprint,
         title=event.title or "",
         uri=event.uri,
         metadata=event.metadata,
@@ -111,22 +115,24 @@ def _with_access(before: Registered, event: DocumentChanged) -> Registered:
     return replace(before, acl=acl, acl_revision=acl_revision)
 
 
-def _why_ignored(before: Registered, event: DocumentChanged) -> tuple[Literal["unchanged", "superseded"], str]:
+def _why_ignored(
+    before: Registered, event: DocumentChanged, content_hash: str
+) -> tuple[Literal["unchanged", "superseded"], str]:
     if event.op == "access":
         if _access_order(*_access(event)) < _access_order(before.acl_revision, before.acl):
             return "superseded", f"access revision {before.acl_revision} is newer or wins the tie"
         if before.document_version == 0:
             return "unchanged", "the document does not exist; its access is remembered"
         return "unchanged", "the access is already so"
-    if _content_order(event) < _registered_order(before):
+    if _content_order(event, content_hash) < _registered_order(before):
         return "superseded", f"revision {before.revision} is newer or wins the tie"
     if event.op == "delete":
         return "unchanged", "there is nothing to delete"
     return "unchanged", "the same content, metadata and access are already accepted"
 
 
-def _content_order(event: DocumentChanged) -> tuple[int, bool, str, str]:
-    content = content_fingerprint(event) if event.op == "upsert" else ""
+def _content_order(event: DocumentChanged, content_hash: str) -> tuple[int, bool, str, str]:
+    content = content_fingerprint(event, content_hash) if event.op == "upsert" else ""
     return event.revision, event.op == "delete", event.source, content
 
 

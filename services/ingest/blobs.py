@@ -47,9 +47,9 @@ class Blobs:
     opened before the first call; a store whose package is missing is a ConfigurationError at once.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 20.0, durable: bool = True) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 20.0) -> None:
         self._url = url
-        self._open = _opener(url, durable=durable)
+        self._open = _opener(url)
         self._opened: Stored | None = None
         self._opening = threading.Lock()
         self._calls = BlockingCalls(f"the blob store {url}", most=16, timeout_s=timeout_s)
@@ -127,13 +127,13 @@ def _packed(data: bytes) -> bytes:
     return gzip.compress(data, 1 if shrinks else 0, mtime=0)
 
 
-def _opener(url: str, *, durable: bool) -> Callable[[], Stored]:
+def _opener(url: str) -> Callable[[], Stored]:
     protocol, separator, location = url.partition("://")
     if protocol == "file" and separator:
         path = unquote(urlsplit(url).path)
         if urlsplit(url).netloc or not path.startswith("/"):
             raise ConfigurationError(f"RAGLINE_BLOBS__URL: {url!r} names no folder; write file:///folder")
-        return lambda: Folder(path, durable=durable)
+        return lambda: Folder(path)
     if not separator or not location:
         raise ConfigurationError(f"RAGLINE_BLOBS__URL: {url!r} is no URL such as file:///folder or s3://bucket/folder")
     require_package(protocol, setting="RAGLINE_BLOBS__URL")

@@ -7,6 +7,7 @@ lines, and these into tokens). `services.ingest.packing` joins neighbouring unit
 from __future__ import annotations
 
 import zlib
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from services.ingest.packing import pack
 from services.ingest.parsing.document import Block, ParsedDocument
 from services.ingest.spans import Span, lines, sentences
 
-CHUNKING_VERSION = "1"
+CHUNKING_VERSION = "2"
 """Names how documents are parsed, cleaned and cut; a change that cuts any document otherwise raises it."""
 
 _LEAST_FILL = 0.4
@@ -40,6 +41,7 @@ _TOKENIZED_CHARACTERS = 50_000
 _BETWEEN_BLOCKS, _BETWEEN_ITEMS, _BETWEEN_SENTENCES, _AFTER_COLON = 0, 1, 2, 3
 _BETWEEN_LINES, _BETWEEN_INDENTED_LINES, _AFTER_COMMA, _BETWEEN_WORDS, _WITHIN_WORD = 4, 5, 6, 7, 8
 _COLONS = (":", "\uff1a")
+_ITEMS = ("list", "record")
 _COMMAS = frozenset(",;:\uff0c\u3001\uff1b\uff1a\u060c\u061b")
 
 
@@ -84,9 +86,11 @@ class _Section:
         self._text = "".join(parts)
         ends = accumulate(map(len, parts))
         self._block_starts = [end - len(block.text) for end, block in zip(ends, blocks, strict=True)]
-        self._units: list[Span] = []
-        self._sizes: list[int] = []
-        self._prices: list[int] = []
+        # Arrays, for an endless passage has a unit a token: half a gigabyte of them as lists of numbers.
+        self._starts = array("q")
+        self._ends = array("q")
+        self._sizes = array("q")
+        self._prices = array("b")
 
     def chunks(self) -> Iterator[Chunk]:
         """The section's chunks, each of which the embedder can read whole."""
@@ -114,10 +118,10 @@ class _Section:
         prices = [_BETWEEN_BLOCKS, *map(_block_price, self._blocks, self._blocks[1:])]
         for start, block, price in zip(self._block_starts, self._blocks, prices, strict=True):
             self._divide_block(block, start, price, special_tokens)
-        ranks = [self._rank(index) for index in range(len(self._units))]
+        ranks = array("q", map(self._rank, range(len(self._starts))))
         least = round(self._most * _LEAST_FILL)
         for first, end in pack(self._sizes, ranks, least=least, most=self._most):
-            yield self._units[first][0], self._units[end - 1][1]
+            yield self._starts[first], self._ends[end - 1]
 
     def _within_window(self, start: int, end: int) -> Iterator[Span]:
         """The span, divided near its middle for as long as the embedder could not read all of it.
@@ -139,22 +143,26 @@ class _Section:
 
     def _rank(self, index: int) -> int:
         """What decides whether a chunk ends before this unit: the price first, then the text around it."""
-        start = self._units[index][0]
-        end = self._units[index - 1][1] if index else 0
+        start = self._starts[index]
+        end = self._ends[index - 1] if index else 0
         before = self._text[max(0, end - _CONTEXT_CHARACTERS) : end]
         after = self._text[start : start + _CONTEXT_CHARACTERS]
         return self._prices[index] << 32 | zlib.crc32(f"{before}\0{after}".encode())
 
     def _unit(self, start: int, end: int, size: int, price: int) -> None:
-        if price == _AFTER_COLON and self._units and self._sizes[-1] + size <= self._most:
-            self._units[-1] = (self._units[-1][0], end)
+        if price == _AFTER_COLON and self._starts and self._sizes[-1] + size <= self._most:
+            self._ends[-1] = end
             self._sizes[-1] += size
             return
-        self._units.append((start, end))
+        self._starts.append(start)
+        self._ends.append(end)
         self._sizes.append(size)
         self._prices.append(price)
 
     def _size(self, text: str, special_tokens: int) -> int:
+        """The tokens of a text; of one that is too long by its characters alone, just that it is."""
+        if len(text) > self._most * _MOST_CHARACTERS_PER_TOKEN:
+            return self._most + 1
         return max(self._counter.count(text) - special_tokens, -(-len(text) // _MOST_CHARACTERS_PER_TOKEN))
 
     def _divide_block(self, block: Block, offset: int, price: int, special_tokens: int) -> None:
@@ -185,13 +193,13 @@ class _Section:
 
 
 def _joint(before: Block, after: Block) -> str:
-    return "\n" if before.kind == after.kind == "list" else "\n\n"
+    return "\n" if before.kind == after.kind and after.kind in _ITEMS else "\n\n"
 
 
 def _block_price(before: Block, after: Block) -> int:
     if before.text.endswith(_COLONS):
         return _AFTER_COLON
-    return _BETWEEN_ITEMS if before.kind == after.kind == "list" else _BETWEEN_BLOCKS
+    return _BETWEEN_ITEMS if before.kind == after.kind and after.kind in _ITEMS else _BETWEEN_BLOCKS
 
 
 def _line_price(text: str, start: int) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 import stamina
 
-from ragline.errors import ConfigurationError, TransientError
+from ragline.errors import ConfigurationError, PermanentError, TransientError
 from services.ingest.blocking import BlockingCalls
 from services.ingest.fetching import web
 from services.ingest.fetching.buckets import BUCKET_SCHEMES, OpenStore, read_object
@@ -19,6 +20,7 @@ from services.ingest.settings import IngestSettings
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _MEGABYTE = 1 << 20
 _LONGEST_REF = 4096
+_MOST_REMEMBERED = 10_000
 
 
 class ClaimCheck:
@@ -55,6 +57,7 @@ class ClaimCheck:
         )
         self._timeout_s = settings.content_timeout_s
         self._attempts = settings.content_attempts
+        self._patience = _Patience(settings.content_retry_for_s)
         self._resolve = resolve
         self._open_store = open_store
         self._calls = BlockingCalls("fetching content", most=8, timeout_s=self._timeout_s)
@@ -63,12 +66,25 @@ class ClaimCheck:
         """The content; within the deadline, what may succeed a moment later is tried again.
 
         Raises PermanentError with the reason CONTENT_REF_REFUSED, CONTENT_TOO_LARGE or CONTENT_NOT_FOUND, and
-        TransientError when a server, store or disk fails or is too slow.
+        TransientError when a server, store or disk fails or is too slow; when that goes on for longer than the
+        settings allow, CONTENT_UNAVAILABLE, so that one dead server does not hold up everybody's documents.
         """
+        try:
+            fetched = await self._fetch_in_time(content_ref)
+        except TransientError as error:
+            self._patience.judge(content_ref, error)
+            raise
+        except PermanentError:
+            self._patience.forget(content_ref)
+            raise
+        self._patience.forget(content_ref)
+        return fetched
+
+    async def _fetch_in_time(self, content_ref: str) -> Fetched:
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for attempt in stamina.retry_context(
-                    on=TransientError, attempts=self._attempts, timeout=None, wait_initial=0.1, wait_max=2.0
+                    on=TransientError, attempts=self._attempts, timeout=None, wait_initial=0.2, wait_jitter=0.2
                 ):
                     with attempt:
                         return await self._fetch_once(content_ref)
@@ -90,3 +106,27 @@ class ClaimCheck:
         if scheme in ("http", "https"):
             return await web.get(ref, self._policy, resolve=self._resolve)
         raise refused(ref, "only file:, https:, s3: and gs: can be fetched, and http: where it is allowed")
+
+
+class _Patience:
+    """Since when each reference fails, in this process: the bus delivers a change again until it is settled."""
+
+    def __init__(self, retry_for_s: float) -> None:
+        self._retry_for_s = retry_for_s
+        self._since: dict[str, float] = {}
+
+    def judge(self, ref: str, error: TransientError) -> None:
+        """Note a failure; raises PermanentError when the reference has failed for too long."""
+        failing_s = time.monotonic() - self._since.setdefault(ref, time.monotonic())
+        if failing_s < self._retry_for_s:
+            if len(self._since) > _MOST_REMEMBERED:
+                del self._since[next(iter(self._since))]
+            return
+        self.forget(ref)
+        raise PermanentError(
+            f"{error}; given up after {failing_s:.0f} s, replay it once it can be fetched", reason="CONTENT_UNAVAILABLE"
+        ) from error
+
+    def forget(self, ref: str) -> None:
+        """The reference is settled."""
+        self._since.pop(ref, None)

@@ -25,23 +25,17 @@ _INVISIBLE = (
     "\u00ad\u034f\u061c\u17b4\u17b5\u180e\u200b\u200e\u200f"
     "\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\ufeff"
 )
-_FULL_WIDTH = {
-    code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
-}
+_FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\f\v"}
 _TABLE: dict[int, int | str | None] = {
     **_CONTROLS,
     **_FULL_WIDTH,
     **dict.fromkeys(map(ord, _INVISIBLE)),
-    **dict.fromkeys(
-        range(0xE0000, 0xE0080)
-    ),  # tag characters: text that a model reads and a person does not see
+    **dict.fromkeys(range(0xE0000, 0xE0080)),  # tag characters: text that a model reads and a person does not see
     **dict.fromkeys(map(ord, _SPACES + "\f\v"), " "),
 }
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_NEEDLESS_JOINER = re.compile(
-    "(?<![\u0590-\U0001ffff])[\u200c\u200d]+|[\u200c\u200d]+(?![\u0590-\U0001ffff])"
-)
+_NEEDLESS_JOINER = re.compile("(?<![\u0590-\U0001ffff])[\u200c\u200d]+|[\u200c\u200d]+(?![\u0590-\U0001ffff])")
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
 _CJK_LINE_BREAK = re.compile(f"(?<=[{_CJK}])[ \t]*\n[ \t]*(?=[{_CJK}])")
 

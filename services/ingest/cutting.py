@@ -1,64 +1,87 @@
-"""From a document's content to its manifest: parse, cut, name every chunk."""
+"""Has documents parsed and cut, each in a process of its own (see `isolation`); `manifest` is what runs there."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final, Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 from ragline.contracts.events import DocumentChanged, ManifestEntry
 from ragline.errors import PermanentError
-from ragline.index.identity import chunk_id, content_hash, embedder_input
-from ragline.models.embedding import TokenCounter
-from services.ingest.chunking import CHUNKING_VERSION, cut
-from services.ingest.parsing import parse
+from services.ingest.chunking import CHUNKING_VERSION
+from services.ingest.manifest import CutJob
+
+WORK: Final = "services.ingest.manifest:cut_document"
+"""What the pool's workers do with a job and a content."""
 
 
-@dataclass(frozen=True, slots=True)
-class CutDocument:
-    """A parsed document: its title and its chunks in order, texts included."""
+class Runner(Protocol):
+    """Does the work of `manifest.cut_document` somewhere: `isolation.ParserPool`."""
+
+    async def run(self, job: Mapping[str, Any], content: bytes) -> bytes:
+        """The result as JSON; raises PermanentError when the content cannot be read."""
+
+
+class CutDocument(BaseModel):
+    """A parsed document: its title, and its chunks in order, texts included.
+
+    `language` is what the document declares or else what its prose looks like, an ISO 639 code; `links` are
+    the places outside itself that it points to.
+    """
+
+    model_config = ConfigDict(frozen=True)
 
     title: str
+    language: str | None
+    links: tuple[str, ...]
     manifest: tuple[ManifestEntry, ...]
 
 
 class Cutter:
-    """Parses and cuts documents for one embedder. Blocking and CPU-bound: call it in a thread."""
+    """Parses and cuts documents for one embedder, whose window is `window_tokens` long."""
 
-    def __init__(self, counter: TokenCounter, *, chunk_tokens: int, embedder: str) -> None:
-        self._counter = counter
-        self._chunk_tokens = min(chunk_tokens, counter.window_tokens)
+    def __init__(
+        self, runner: Runner, *, chunk_tokens: int, embedder: str, window_tokens: int, max_document_mb: int
+    ) -> None:
+        self._runner = runner
+        self._embedder = embedder
+        self._chunk_tokens = min(chunk_tokens, window_tokens)
+        self._max_document_mb = max_document_mb
         digest = hashlib.sha256(f"{CHUNKING_VERSION}/{embedder}/{self._chunk_tokens}".encode())
         self.pipeline = digest.hexdigest()[:16]
         """Names how chunks are cut: another value makes other chunks of the same document."""
 
-    def cut(self, event: DocumentChanged) -> CutDocument:
-        """The chunks of an upsert; raises PermanentError for content that cannot be read."""
-        if event.content is None:
+    async def cut(self, event: DocumentChanged, content: bytes | str) -> CutDocument:
+        """The chunks of an upsert.
+
+        Raises PermanentError, one line that begins with the document's address, for content that cannot be
+        read, or not within the limits; cancelling it ends the work.
+        """
+        name = " ".join((event.uri or event.document_id).split())[:200]
+        if len(content) > self._max_document_mb * 1_000_000:
             raise PermanentError(
-                "content_ref is not fetched by this version: send the content inline (at most 512 KB)",
-                reason="CONTENT_REF_UNSUPPORTED",
+                f"{name}: it has {len(content) / 1e6:.0f} MB, at most {self._max_document_mb} are read "
+                "(RAGLINE_INGEST__MAX_DOCUMENT_MB): split it",
+                reason="PARSE_TOO_LARGE",
             )
-        parsed = parse(
-            event.content,
+        job = CutJob(
+            tenant=event.tenant,
+            document_id=event.document_id,
             content_type=event.content_type,
             uri=event.uri or event.document_id,
             title=event.title,
+            embedder=self._embedder,
+            chunk_tokens=self._chunk_tokens,
+            is_text=isinstance(content, str),
         )
-        occurrences: Counter[str] = Counter()
-        entries = []
-        for ordinal, chunk in enumerate(cut(parsed, counter=self._counter, chunk_tokens=self._chunk_tokens)):
-            content = content_hash(embedder_input(chunk.heading_path, chunk.text))
-            entries.append(
-                ManifestEntry(
-                    chunk_id=chunk_id(event.tenant, event.document_id, content, occurrences[content]),
-                    content_hash=content,
-                    ordinal=ordinal,
-                    heading_path=chunk.heading_path,
-                    page=chunk.page,
-                    line=chunk.line,
-                    text=chunk.text,
-                )
-            )
-            occurrences[content] += 1
-        return CutDocument(parsed.title, tuple(entries))
+        data = content.encode(errors="replace") if isinstance(content, str) else content
+        try:
+            return CutDocument.model_validate_json(await self._runner.run(asdict(job), data))
+        except PermanentError as error:
+            said = str(error)
+            raise PermanentError(
+                said if said.startswith(f"{name}: ") else f"{name}: {said}", reason=error.reason
+            ) from error

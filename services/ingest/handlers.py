@@ -1,4 +1,4 @@
-"""`document.changed` in, `chunks.ready` out; `index.committed` tells what became searchable."""
+"""`document.changed` in, `chunks.ready` out: at least once, in order per document, harmless to repeat."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from datetime import UTC, datetime
 
 import structlog
 
-from ragline.bus import Bus
+from ragline.bus import Bus, DeliveryPolicy
 from ragline.contracts.cloudevents import Received
-from ragline.contracts.events import CommittedDocument, DocumentChanged, DocumentStatus, IndexCommitted
+from ragline.contracts.events import BulkDocumentChanged, DocumentChanged, DocumentStatus
 from ragline.database import Database
-from ragline.errors import PermanentError, PermissionDenied, RaglineError
-from ragline.index.versions import IndexVersion
-from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
+from ragline.errors import PermanentError, PermissionDenied
 from ragline.outbox import Outbox
-from ragline.rpc import Caller
 from ragline.telemetry import Attribute, Telemetry
 from services.ingest.acceptance import Ignored, accept
-from services.ingest.cutting import Cutter
+from services.ingest.cutting import CutDocument, Cutter
+from services.ingest.lanes import BULK, LIVE
+from services.ingest.originals import Content, Kept, Originals
 from services.ingest.registry import Registry
 
 log = structlog.get_logger(__name__)
@@ -35,6 +34,15 @@ class Outcome:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What of an upsert takes long and needs no lock; `event` names the type that its content turned out to have."""
+
+    event: DocumentChanged
+    cut: CutDocument
+    kept: Kept
+
+
 class Changes:
     """Accepts changes of documents, from the bus and from gRPC alike."""
 
@@ -45,6 +53,8 @@ class Changes:
         registry: Registry,
         outbox: Outbox,
         cutter: Cutter,
+        originals: Originals,
+        fetched_at_once: int,
         sources: Mapping[str, Sequence[str]],
         telemetry: Telemetry,
     ) -> None:
@@ -52,19 +62,25 @@ class Changes:
         self._registry = registry
         self._outbox = outbox
         self._cutter = cutter
+        self._originals = originals
+        self._fetched = asyncio.Semaphore(fetched_at_once)
         self._sources = sources
         self._tracer = telemetry.tracer
+        self._metrics = telemetry.metrics
 
     def subscribe(self, bus: Bus) -> None:
         """Retries while PostgreSQL is down; dead-letters what can never be accepted."""
         bus.subscribe(DocumentChanged, self.on_document_changed)
+        bus.subscribe(BulkDocumentChanged, self.on_document_changed, policy=DeliveryPolicy(max_records=16))
 
     async def on_document_changed(self, received: Received[DocumentChanged]) -> None:
         """Accept one change from the bus."""
         await self.accept_change(received.event)
 
-    async def accept_change(self, event: DocumentChanged) -> Outcome:
+    async def accept_change(self, event: DocumentChanged, uploaded: Content | None = None) -> Outcome:
         """Accept a change durably, or say why it alters nothing; harmless to repeat.
+
+        `uploaded` is the content of an upsert that came over gRPC as bytes.
 
         Raises PermissionDenied for a source that may not write the tenant, which leaves no trace there, and
         PermanentError for content that cannot be read; that is recorded, so that whoever waits is told.
@@ -79,20 +95,24 @@ class Changes:
             },
         ) as span:
             try:
-                outcome = await self._accept(event)
+                outcome = await self._accept(event, uploaded)
             except PermanentError as error:
                 await self._registry.reject(event.tenant, event.document_id, event.revision, str(error))
                 raise
             span.set_attribute(Attribute.DOCUMENT_VERSION, outcome.document_version)
             span.set_attribute(Attribute.OUTCOME, outcome.reason or "accepted")
+            kind = outcome.reason.partition(":")[0] or "accepted"
+            self._metrics.documents_accepted.add(1, {Attribute.TENANT: event.tenant, Attribute.OUTCOME: kind})
             return outcome
 
-    async def _accept(self, event: DocumentChanged) -> Outcome:
-        # Parsing takes long: it happens before the document is locked, and the decision is made again under the lock.
-        cut = await asyncio.to_thread(self._cutter.cut, event) if event.op == "upsert" else None
+    async def _accept(self, event: DocumentChanged, uploaded: Content | None) -> Outcome:
+        lane = BULK if isinstance(event, BulkDocumentChanged) else LIVE
+        prepared = await self._prepare_upsert(event, uploaded)
+        if prepared is not None:
+            event = prepared.event
         async with self._database.transaction() as connection:
             current = await self._registry.lock(connection, event.tenant, event.document_id)
-            decision = accept(current, event)
+            decision = accept(current, event, prepared.kept.original_key if prepared else "")
             if isinstance(decision, Ignored):
                 if decision.remember is not None:
                     await self._registry.store(connection, decision.remember, announced=False)
@@ -107,12 +127,14 @@ class Changes:
                 outcome = Outcome(version, changed=False, reason=f"{decision.status}: {decision.reason}")
             else:
                 # An upsert may come to less than itself: late content with newer access is a change of access.
-                if cut is not None and decision.op == "upsert":
-                    decision = replace(decision, title=cut.title, manifest=cut.manifest)
-                accepted, changed_at = await self._registry.store(connection, decision, announced=True)
+                kept = prepared.kept if prepared and decision.op == "upsert" else None
+                if prepared and decision.op == "upsert":
+                    decision = replace(decision, title=prepared.cut.title, manifest=prepared.cut.manifest)
+                accepted, changed_at = await self._registry.store(connection, decision, announced=True, lane=lane)
+                await self._registry.record_version(connection, accepted, kept, accepted_at=changed_at)
                 known = frozenset(entry.content_hash for entry in current.manifest) if current else frozenset()
                 await self._registry.announce(
-                    connection, accepted, changed_at=changed_at, known=known, pipeline=self._cutter.pipeline
+                    connection, accepted, changed_at=changed_at, known=known, pipeline=self._cutter.pipeline, lane=lane
                 )
                 outcome = Outcome(accepted.document_version, changed=True)
         self._outbox.kick()
@@ -124,6 +146,24 @@ class Changes:
         )
         return outcome
 
+    async def _prepare_upsert(self, event: DocumentChanged, uploaded: Content | None) -> _Prepared | None:
+        """Fetch, parse and keep the content before the document is locked; None when there is none to look at."""
+        if event.op != "upsert":
+            return None
+        if uploaded is not None:
+            return await self._prepare(event, uploaded)
+        if event.content_ref is None:
+            return await self._prepare(event, await self._originals.content_of(event))
+        if event.revision < await self._registry.revision(event.tenant, event.document_id):
+            return None  # superseded whatever it holds, and its content may be gone by now
+        async with self._fetched:  # a few at once: what was fetched is in memory until it is kept
+            return await self._prepare(event, await self._originals.content_of(event))
+
+    async def _prepare(self, event: DocumentChanged, content: Content) -> _Prepared:
+        event = event.model_copy(update={"content_type": content.content_type})
+        cut = await self._cutter.cut(event, content.data)
+        return _Prepared(event, cut, await self._originals.keep(content, cut.manifest))
+
     def _check_source(self, event: DocumentChanged) -> None:
         tenants = self._sources.get(event.source, self._sources.get("*", ()))
         if event.tenant not in tenants and "*" not in tenants:
@@ -131,85 +171,6 @@ class Changes:
                 f"source {event.source!r} may not write tenant {event.tenant!r} (RAGLINE_INGEST__SOURCES)",
                 reason="SOURCE_NOT_ALLOWED",
             )
-
-
-class Searchability:
-    """Follows what the index holds, wakes who waits for it, and announces again what got lost."""
-
-    def __init__(
-        self,
-        *,
-        registry: Registry,
-        index: indexing_pb2_grpc.IndexServiceAsyncStub,
-        caller: Caller,
-        pipeline: str,
-        reannounce_after_s: float,
-        every_s: float,
-    ) -> None:
-        self._registry = registry
-        self._index = index
-        self._caller = caller
-        self._pipeline = pipeline
-        self._reannounce_after_s = reannounce_after_s
-        self._every_s = every_s
-        self._moved = asyncio.Condition()
-
-    def subscribe(self, bus: Bus) -> None:
-        """Retries while PostgreSQL is down."""
-        bus.subscribe(IndexCommitted, self.on_index_committed)
-
-    async def on_index_committed(self, received: Received[IndexCommitted]) -> None:
-        """Note which documents became searchable."""
-        event = received.event
-        await self._registry.mark_indexed(IndexVersion(event.generation, event.sequence), event.documents)
-        await self._notify()
-
-    async def wait_for_move(self, *, at_most_s: float) -> None:
-        """Return when some document became searchable here, or after a while (another replica may know)."""
-        try:
-            async with asyncio.timeout(at_most_s), self._moved:
-                await self._moved.wait()
-        except TimeoutError:
-            return
-
-    async def run_reconciler(self) -> None:
-        """Find documents that were accepted but never committed and drive them again, until cancelled."""
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self.reconcile()
-            except RaglineError as error:
-                log.warning("reconciler_waits", error=str(error))
-
-    async def reconcile(self) -> int:
-        """One pass; returns how many documents were announced again."""
-        overdue = await self._registry.overdue(after_s=self._reannounce_after_s)
-        if not overdue:
-            return 0
-        response = await self._caller(
-            self._index.GetCommittedDocuments,
-            indexing_pb2.GetCommittedDocumentsRequest(
-                documents=[indexing_pb2.DocumentKey(tenant=tenant, document_id=name) for tenant, name in overdue]
-            ),
-            name="IndexService/GetCommittedDocuments",
-        )
-        for held in response.documents:
-            document = CommittedDocument(
-                tenant=held.tenant, document_id=held.document_id, op="upsert",
-                document_version=held.document_version, revision=0,
-            )  # fmt: skip
-            await self._registry.mark_indexed(IndexVersion.parse(held.index_version), [document])
-        await self._notify()
-        again = await self._registry.overdue(after_s=self._reannounce_after_s)
-        for tenant, document_id in again:
-            await self._registry.announce_again(tenant, document_id, pipeline=self._pipeline)
-        if again:
-            log.warning("documents_announced_again", count=len(again))
-        return len(again)
-
-    async def _notify(self) -> None:
-        async with self._moved:
-            self._moved.notify_all()
 
 
 def new_revision() -> int:

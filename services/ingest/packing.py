@@ -8,6 +8,7 @@ Packing from left to right instead would move every boundary behind the edit.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -19,7 +20,7 @@ def pack(sizes: Sequence[int], ranks: Sequence[int], *, least: int, most: int) -
     `ranks[i]` is the rank of the boundary before unit i (that of the first is never read). A run is not
     made smaller than `least` unless no boundary allows better. All three measures are in the same unit.
     """
-    before = [0, *accumulate(sizes)]
+    before = array("q", accumulate(sizes, initial=0))
     runs: list[tuple[int, int]] = []
     waiting = [(0, len(sizes))] if sizes else []
     while waiting:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from ragline.contracts.events import ChunksReady, CommittedDocument, DocumentStatus, ManifestEntry
+from ragline.contracts.events import BulkChunksReady, ChunksReady, CommittedDocument, DocumentStatus, ManifestEntry
 from ragline.database import Connection, Database
 from ragline.index.versions import IndexVersion
 from ragline.outbox import Outbox
 from ragline.telemetry import trace_headers
 from services.ingest.acceptance import Registered
+from services.ingest.lanes import BULK, LIVE
+from services.ingest.originals import DocumentVersion, Kept
 
 PART_BYTES: Final = 400_000
 """Text of one `chunks.ready` message; a larger document travels in several parts."""
+_KEPT: Final = tuple(field.name for field in fields(Kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Registry:
         return _registered(row) if row else None
 
     async def store(
-        self, connection: Connection, document: Registered, *, announced: bool
+        self, connection: Connection, document: Registered, *, announced: bool, lane: int = LIVE
     ) -> tuple[Registered, datetime]:
         """Write the document as its newest version; returns it as stored, and when it was accepted.
 
@@ -63,15 +66,16 @@ class Registry:
         cursor = await connection.execute(
             """
             INSERT INTO document (tenant, document_id, source, revision, acl_revision, acl, document_version, deleted,
-                content_hash, title, uri, metadata, manifest, op, traceparent)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                content_hash, title, uri, metadata, manifest, op, traceparent, lane)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             ON CONFLICT (tenant, document_id) DO UPDATE SET source = EXCLUDED.source, revision = EXCLUDED.revision,
                 acl_revision = EXCLUDED.acl_revision, acl = EXCLUDED.acl, document_version = EXCLUDED.document_version,
                 deleted = EXCLUDED.deleted, content_hash = EXCLUDED.content_hash, title = EXCLUDED.title,
                 uri = EXCLUDED.uri, metadata = EXCLUDED.metadata, manifest = EXCLUDED.manifest, op = EXCLUDED.op,
                 traceparent = CASE WHEN %s THEN EXCLUDED.traceparent ELSE document.traceparent END,
                 changed_at = CASE WHEN %s THEN clock_timestamp() ELSE document.changed_at END,
-                announced_at = CASE WHEN %s THEN clock_timestamp() ELSE document.announced_at END,
+                sent_at = CASE WHEN %s THEN NULL ELSE document.sent_at END,
+                lane = CASE WHEN %s THEN EXCLUDED.lane ELSE document.lane END,
                 announcements = CASE WHEN %s THEN 1 ELSE document.announcements END,
                 rejected_reason = CASE WHEN document.rejected_revision > EXCLUDED.revision
                     THEN document.rejected_reason END,
@@ -84,12 +88,52 @@ class Registry:
                 None if document.acl is None else list(document.acl), document.document_version, document.deleted,
                 document.content_hash, document.title, document.uri, Jsonb(dict(document.metadata)),
                 Jsonb([entry.model_dump(exclude_none=True) for entry in document.manifest]), document.op,
-                trace_headers().get("traceparent"), announced, announced, announced, announced,
+                trace_headers().get("traceparent"), lane, announced, announced, announced, announced, announced,
             ),
         )  # fmt: skip
         row = await cursor.fetchone()
         assert row is not None
         return replace(document, metadata=row["metadata"]), row["changed_at"]
+
+    async def record_version(
+        self, connection: Connection, document: Registered, kept: Kept | None, *, accepted_at: datetime
+    ) -> None:
+        """Record what was just stored as a version of its own; a change of access keeps the content it had."""
+        if document.op == "access":
+            before = await connection.execute(
+                "SELECT * FROM document_version WHERE tenant = %s AND document_id = %s "
+                "ORDER BY document_version DESC LIMIT 1",
+                (document.tenant, document.document_id),
+            )
+            row = await before.fetchone()
+            kept = _kept(row) if row else None
+        await connection.execute(
+            """
+            INSERT INTO document_version (tenant, document_id, document_version, revision, source, op, original_key,
+                text_key, content_type, etag, fetched_from, title, uri, metadata, accepted_at, traceparent)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            (
+                document.tenant, document.document_id, document.document_version, document.revision, document.source,
+                document.op, *(astuple(kept) if kept else (None,) * len(_KEPT)), document.title, document.uri,
+                Jsonb(dict(document.metadata)), accepted_at, trace_headers().get("traceparent"),
+            ),
+        )  # fmt: skip
+
+    async def original(self, tenant: str, document_id: str, document_version: int) -> DocumentVersion | None:
+        """A version as it was accepted, and where its original and its text are kept; None for an unknown one."""
+        row = await self._database.fetch_one(
+            "SELECT * FROM document_version WHERE tenant = %s AND document_id = %s AND document_version = %s",
+            (tenant, document_id, document_version),
+        )
+        return DocumentVersion(**_without_content(row), kept=_kept(row)) if row else None
+
+    async def revision(self, tenant: str, document_id: str) -> int:
+        """The newest accepted revision of the content; -1 for none. It only grows."""
+        row = await self._database.fetch_one(
+            "SELECT revision FROM document WHERE tenant = %s AND document_id = %s", (tenant, document_id)
+        )
+        return row["revision"] if row else -1
 
     async def announce(
         self,
@@ -100,10 +144,12 @@ class Registry:
         known: frozenset[str] = frozenset(),
         pipeline: str,
         traceparent: str | None = None,
+        lane: int = LIVE,
     ) -> None:
         """Add `chunks.ready` to the outbox; texts whose content hash is in `known` stay behind."""
-        events = chunks_ready(document, changed_at=changed_at, known=known, pipeline=pipeline)
-        await self._outbox.add(connection, events, traceparent=traceparent)
+        kind = BulkChunksReady if lane == BULK else ChunksReady
+        events = chunks_ready(document, kind, changed_at=changed_at, known=known, pipeline=pipeline)
+        await self._outbox.add(connection, events, traceparent=traceparent, lane=lane, share=document.tenant)
 
     async def report(self, connection: Connection, status: DocumentStatus) -> None:
         """Tell upstream what became of a change."""
@@ -139,16 +185,16 @@ class Registry:
         row = await self._database.fetch_one(
             "SELECT * FROM document WHERE tenant = %s AND document_id = %s", (tenant, document_id)
         )
-        if row is None:
-            return None
-        return Progress(
-            _registered(row),
-            len(row["manifest"]),
-            row["indexed_version"],
-            row["index_version"],
-            row["rejected_revision"],
-            row["rejected_reason"],
+        return _progress(row) if row else None
+
+    async def page(self, tenant: str, *, prefix: str, source: str, after: str, limit: int) -> list[Progress]:
+        """Documents of a tenant by id, after a given one; an empty prefix or source means any."""
+        rows = await self._database.fetch(
+            "SELECT * FROM document WHERE tenant = %s AND document_id > %s AND starts_with(document_id, %s) "
+            "AND %s IN ('', source) ORDER BY document_id LIMIT %s",
+            (tenant, after, prefix, source, limit),
         )
+        return [_progress(row) for row in rows]
 
     async def mark_indexed(self, version: IndexVersion, documents: Sequence[CommittedDocument]) -> None:
         """Note that the index holds these versions, and report those that are the newest."""
@@ -179,11 +225,11 @@ class Registry:
         self._outbox.kick()
 
     async def overdue(self, *, after_s: float, limit: int = 100) -> list[tuple[str, str]]:
-        """Documents announced but not searchable for too long; the wait doubles with each announcement."""
+        """Documents sent to embed but not searchable for too long; the wait doubles with each announcement."""
         rows = await self._database.fetch(
             "SELECT tenant, document_id FROM document WHERE indexed_version < document_version "
-            "AND announced_at < clock_timestamp() - make_interval(secs => %s * (2 ^ least(announcements - 1, 10))) "
-            "ORDER BY announced_at LIMIT %s",
+            "AND sent_at < clock_timestamp() - make_interval(secs => %s * (2 ^ least(announcements - 1, 10))) "
+            "ORDER BY sent_at LIMIT %s",
             (after_s, limit),
         )
         return [(row["tenant"], row["document_id"]) for row in rows]
@@ -193,9 +239,9 @@ class Registry:
         async with self._database.transaction() as connection:
             document = await self.lock(connection, tenant, document_id)
             cursor = await connection.execute(
-                "UPDATE document SET announced_at = clock_timestamp(), announcements = announcements + 1 "
+                "UPDATE document SET sent_at = NULL, announcements = announcements + 1 "
                 "WHERE tenant = %s AND document_id = %s AND indexed_version < document_version "
-                "RETURNING changed_at, traceparent",
+                "RETURNING changed_at, traceparent, lane",
                 (tenant, document_id),
             )
             row = await cursor.fetchone()
@@ -207,12 +253,37 @@ class Registry:
                 changed_at=row["changed_at"],
                 pipeline=pipeline,
                 traceparent=row["traceparent"],
+                lane=row["lane"],
             )
         self._outbox.kick()
 
 
+def announcement(document: Registered, *, changed_at: datetime, pipeline: str) -> ChunksReady:
+    """The whole version as one event, every text with it."""
+    return ChunksReady(
+        tenant=document.tenant,
+        document_id=document.document_id,
+        op=document.op,
+        document_version=document.document_version,
+        revision=document.revision,
+        acl_revision=document.acl_revision,
+        acl=document.acl,
+        title=document.title,
+        uri=document.uri,
+        metadata=dict(document.metadata),
+        manifest=document.manifest,
+        pipeline=pipeline,
+        changed_at=changed_at,
+    )
+
+
 def chunks_ready(
-    document: Registered, *, changed_at: datetime, known: frozenset[str], pipeline: str
+    document: Registered,
+    kind: type[ChunksReady] = ChunksReady,
+    *,
+    changed_at: datetime,
+    known: frozenset[str],
+    pipeline: str,
 ) -> list[ChunksReady]:
     """The events of one version: one, or several parts when the texts are large.
 
@@ -229,26 +300,31 @@ def chunks_ready(
             size = 0
         parts[-1].append(sent)
         size += entry_bytes
+    whole = announcement(document, changed_at=changed_at, pipeline=pipeline)
+    fields = {name: getattr(whole, name) for name in ChunksReady.model_fields}
     return [
-        ChunksReady(
-            tenant=document.tenant,
-            document_id=document.document_id,
-            op=document.op,
-            document_version=document.document_version,
-            revision=document.revision,
-            acl_revision=document.acl_revision,
-            acl=document.acl,
-            title=document.title,
-            uri=document.uri,
-            metadata=dict(document.metadata),
-            manifest=tuple(entries),
-            pipeline=pipeline,
-            part=number,
-            parts=len(parts),
-            changed_at=changed_at,
-        )
+        kind(**{**fields, "manifest": tuple(entries), "part": number, "parts": len(parts)})
         for number, entries in enumerate(parts, start=1)
     ]
+
+
+def _progress(row: dict[str, Any]) -> Progress:
+    return Progress(
+        _registered(row),
+        len(row["manifest"]),
+        row["indexed_version"],
+        row["index_version"],
+        row["rejected_revision"],
+        row["rejected_reason"],
+    )
+
+
+def _kept(row: dict[str, Any]) -> Kept | None:
+    return Kept(**{name: row[name] for name in _KEPT}) if row["original_key"] is not None else None
+
+
+def _without_content(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in _KEPT}
 
 
 def _registered(row: dict[str, Any]) -> Registered:

@@ -20,10 +20,22 @@ class IngestSettings(SettingsGroup):
         {"*": ["*"]},
         description='Which source may write which tenants, as JSON: {"wiki": ["acme"]}; * stands for any',
     )
+    max_document_mb: int = Field(100, ge=1, le=1024, description="The largest content that is parsed, in MB")
+    parse_workers: int = Field(2, ge=1, le=64, description="How many processes read documents")
+    parse_timeout_s: float = Field(20.0, gt=0, le=600, description="The longest that reading one document may take")
+    parse_memory_mb: int = Field(
+        400,
+        ge=256,
+        le=16384,
+        description="The most private memory of a process that reads documents, in MiB; the program takes about 200",
+    )
     reannounce_after_s: float = Field(
         30.0,
         gt=0,
         description="After how many seconds a document that is not yet searchable is announced again",
+    )
+    window_documents: int = Field(
+        200, ge=1, le=100_000, description="How many documents of each lane may be on their way to the index at once"
     )
     reconcile_every_s: float = Field(5.0, gt=0, description="How often to look for such documents, in seconds")
     content_roots: list[Path] = Field(
@@ -46,5 +58,11 @@ class IngestSettings(SettingsGroup):
     )
     content_connect_timeout_s: float = Field(
         5.0, gt=0, description="The longest that resolving a host, or connecting to it, may take, in seconds"
+    )
+    content_at_once: int = Field(
+        4, ge=1, le=100, description="How many fetched documents are held in memory at once, each up to the limit above"
+    )
+    content_retry_for_s: float = Field(
+        120.0, gt=0, description="For how long a fetch that keeps failing holds up its partition before it is given up"
     )
     content_attempts: int = Field(3, ge=1, le=10, description="How often a fetch that may succeed later is tried")

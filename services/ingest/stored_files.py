@@ -11,13 +11,12 @@ from services.ingest.fetching.stores import open_store
 
 
 class Folder:
-    """Files below a folder. A file appears whole or not at all, and (`durable`) outlives a power cut."""
+    """Files below a folder. A file appears whole or not at all, and outlives a power cut."""
 
     errors: tuple[type[BaseException], ...] = (OSError,)
 
-    def __init__(self, root: str, *, durable: bool) -> None:
+    def __init__(self, root: str) -> None:
         self._root = Path(root)
-        self._durable = durable
 
     def write(self, name: str, data: bytes) -> None:
         """Write beside the place and rename: readers see the old file or the whole new one."""
@@ -27,9 +26,8 @@ class Folder:
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor is no path
                 file.write(data)
-                if self._durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)  # noqa: PTH105  # as above
         except BaseException:
             with contextlib.suppress(OSError):
@@ -64,8 +62,6 @@ class Folder:
 
     def _sync(self, folder: Path) -> None:
         """Make the folder's entries durable: a renamed file may otherwise be gone after a power cut."""
-        if not self._durable:
-            return
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

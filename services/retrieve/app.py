@@ -19,7 +19,7 @@ from ragline.rpc import Caller, RpcServer, open_channel
 from ragline.runtime import Service
 from ragline.settings import Settings
 from ragline.telemetry import Telemetry
-from services.retrieve.readers import IndexFollower
+from services.retrieve.readers import IndexFollower, require_embedder
 from services.retrieve.search import Searcher
 from services.retrieve.servicer import SCOPES, RetrieveServicer
 
@@ -57,7 +57,9 @@ def build(settings: Settings) -> Service:
                     name="IndexService/GetState",
                     wait_for_ready=True,
                 )
-                await follower.take(IndexState.model_validate_json(response.state_json))
+                state = IndexState.model_validate_json(response.state_json)
+                require_embedder(state, embedder.name)
+                await follower.take(state)
                 return
             except TransientError:
                 if time.monotonic() > deadline:

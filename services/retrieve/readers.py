@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from ragline.contracts.cloudevents import Received
 from ragline.contracts.events import GenerationState, IndexState
-from ragline.errors import TransientError, VersionUnavailable
+from ragline.errors import ConfigurationError, TransientError, VersionUnavailable
 from ragline.index.versions import IndexVersion, View
 
 LookUpFingerprint = Callable[[IndexVersion], Awaitable[str]]
@@ -111,6 +111,19 @@ class IndexFollower:
 
         async with self._moved:
             await self._moved.wait_for(reached)
+
+
+def require_embedder(state: IndexState, embedder: str) -> None:
+    """Raise ConfigurationError unless this reader embeds as the index was embedded.
+
+    Vectors of another model would be compared without an error, and mean nothing.
+    """
+    made_with = state.generations[state.live_generation].embedder
+    if made_with != embedder:
+        raise ConfigurationError(
+            f"the live generation {state.live_generation} was made with {made_with}, RAGLINE_MODELS__EMBEDDER says "
+            f"{embedder}: set it to {made_with}"
+        )
 
 
 def _view(name: str, generation: GenerationState, sequence: int | None = None) -> View:

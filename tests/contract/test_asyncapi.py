@@ -93,7 +93,9 @@ def test_a_key_is_described_by_the_fields_that_make_it() -> None:
     }
     assert keys == {
         "DocumentChanged": "{tenant}/{document_id}",
+        "BulkDocumentChanged": "{tenant}/{document_id}",
         "ChunksReady": "{tenant}/{document_id}",
+        "BulkChunksReady": "{tenant}/{document_id}",
         "IndexCommitted": "{generation}",
         "IndexState": "index",
         "DocumentStatus": "{tenant}/{document_id}",

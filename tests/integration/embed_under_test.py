@@ -19,9 +19,10 @@ from ragline.index.engine import SparseVector, StoredPoint, VectorEngine
 from ragline.index.versions import IndexVersion, View
 from ragline.outbox import Outbox
 from ragline.telemetry import Telemetry
+from services.embed.commits import Commit
 from services.embed.committer import Committed, Committer, Prepared
 from services.embed.history import History
-from services.embed.ledger import Commit, Ledger
+from services.embed.ledger import Ledger
 from services.embed.vectors import ChunkText, ChunkVector
 from services.embed.versions import Change, plan_change
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ragline.contracts.cloudevents import Message, Received
 from ragline.contracts.events import (
+    BulkChunksReady,
     ChunksReady,
     CommittedDocument,
     DocumentChanged,
@@ -19,6 +20,7 @@ from ragline.contracts.events import (
     IndexCommitted,
 )
 from ragline.database import Database, package_folder
+from ragline.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from ragline.identity import Identity, KeyFile
 from ragline.indexing.v1 import indexing_pb2, indexing_pb2_grpc
 from ragline.ingest.v1 import ingest_pb2 as pb
@@ -28,14 +30,22 @@ from ragline.outbox import Outbox
 from ragline.rpc import Caller, RpcServer, open_channel
 from ragline.telemetry import Telemetry
 from services.embed.servicer import SCOPES as INDEX_SCOPES
-from services.ingest.cutting import Cutter
-from services.ingest.handlers import Changes, Searchability
+from services.generate.servicer import SCOPES as GATEWAY_SCOPES
+from services.ingest.blobs import Blobs
+from services.ingest.claim_check import ClaimCheck
+from services.ingest.handlers import Changes
+from services.ingest.lanes import LANES, Windows
+from services.ingest.originals import Originals
+from services.ingest.preview import Previewer
 from services.ingest.registry import Registry
+from services.ingest.searchability import Searchability
 from services.ingest.servicer import SCOPES, IngestServicer
+from services.ingest.settings import IngestSettings
+from tests.document_cutting import in_process_cutter
 
 TENANT = "acme"
 MIGRATIONS = package_folder("services.ingest") / "migrations"
-KINDS: dict[str, type[Event]] = {kind.topic: kind for kind in (ChunksReady, DocumentStatus)}
+KINDS: dict[str, type[Event]] = {kind.topic: kind for kind in (ChunksReady, BulkChunksReady, DocumentStatus)}
 
 
 class FakeIndex(indexing_pb2_grpc.IndexServiceServicer):
@@ -43,6 +53,8 @@ class FakeIndex(indexing_pb2_grpc.IndexServiceServicer):
 
     def __init__(self) -> None:
         self.holds: dict[str, tuple[int, str]] = {}
+        self.visible: list[str] = []
+        """Content hashes of `manual` that the index shows at present, for previews."""
 
     async def GetCommittedDocuments(self, request: Any, context: Any) -> indexing_pb2.GetCommittedDocumentsResponse:
         found = [
@@ -57,6 +69,30 @@ class FakeIndex(indexing_pb2_grpc.IndexServiceServicer):
         ]
         return indexing_pb2.GetCommittedDocumentsResponse(documents=found)
 
+    async def PreviewChange(self, request: Any, context: Any) -> indexing_pb2.PreviewChangeResponse:
+        event = ChunksReady.model_validate_json(request.chunks_ready_json)
+        wanted = [entry.content_hash for entry in event.manifest]
+        opened = [name for name in wanted if name not in self.visible]
+        return indexing_pb2.PreviewChangeResponse(
+            index_version="g1@7",
+            opened=opened,
+            closed=[name for name in self.visible if name not in wanted],
+            kept=len(set(wanted) & set(self.visible)),
+            to_embed=opened,
+        )
+
+
+class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
+    """Has one stored answer, which cites the contents that a test says."""
+
+    def __init__(self) -> None:
+        self.cited: set[str] = set()
+
+    async def ListAnswersCiting(self, request: Any, context: Any) -> gateway_pb2.ListAnswersCitingResponse:
+        hit = self.cited.intersection(request.content_hashes)
+        answers = [gateway_pb2.CitingAnswer(answer_id="a1", question="How long?")] if hit else []
+        return gateway_pb2.ListAnswersCitingResponse(answers=answers)
+
 
 @dataclass
 class Ingest:
@@ -68,9 +104,11 @@ class Ingest:
     registry: Registry
     outbox: Outbox
     index: FakeIndex
+    gateway: FakeGateway
     stub: ingest_pb2_grpc.IngestServiceAsyncStub
     telemetry: Telemetry
     keys: KeyFile
+    blobs: Blobs
     published: list[Message] = field(default_factory=list)
 
     def caller(self, *scopes: str, tenant: str = TENANT, groups: Sequence[str] = ()) -> Caller:
@@ -128,23 +166,30 @@ def change(op: str, revision: int, content: str = "# Manual\n\nOne paragraph.", 
 
 
 @asynccontextmanager
-async def running_ingest(database: Database, folder: Path, **sources: list[str]) -> AsyncIterator[Ingest]:
+async def running_ingest(
+    database: Database, folder: Path, *, window: int = 1000, **sources: list[str]
+) -> AsyncIterator[Ingest]:
     """An empty ingest that serves; `sources` says who may write which tenants, anyone by default."""
-    await database.fetch("TRUNCATE document, outbox")
+    await database.fetch("TRUNCATE document, document_version, outbox")
     published: list[Message] = []
 
     async def publish(messages: Sequence[Message]) -> None:
         published.extend(messages)
 
-    telemetry, keys, index = Telemetry("ingest"), KeyFile(folder / "keys.json"), FakeIndex()
-    outbox = Outbox(database, publish, source="ragline/ingest")
+    telemetry, keys = Telemetry("ingest"), KeyFile(folder / "keys.json")
+    index, gateway = FakeIndex(), FakeGateway()
+    outbox = Outbox(database, publish, source="ragline/ingest", lanes=LANES, control=Windows(window=window))
     registry = Registry(database, outbox)
-    cutter = Cutter(load_token_counter("wordllama"), chunk_tokens=40, embedder="wordllama")
+    cutter = in_process_cutter(embedder="wordllama", chunk_tokens=40)
+    blobs = Blobs((folder / "blobs").as_uri())
+    originals = Originals(blobs, ClaimCheck(IngestSettings.load(content_roots=[folder / "shared"])))
     changes = Changes(
         database=database,
         registry=registry,
         outbox=outbox,
         cutter=cutter,
+        originals=originals,
+        fetched_at_once=2,
         sources=sources or {"*": ["*"]},
         telemetry=telemetry,
     )
@@ -152,21 +197,34 @@ async def running_ingest(database: Database, folder: Path, **sources: list[str])
         "127.0.0.1:0",
         telemetry=telemetry,
         keys=keys,
-        register=lambda grpc: indexing_pb2_grpc.add_IndexServiceServicer_to_server(index, grpc),
-        scopes=INDEX_SCOPES,
+        register=lambda grpc: (
+            indexing_pb2_grpc.add_IndexServiceServicer_to_server(index, grpc),
+            gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, grpc),
+        ),
+        scopes={**INDEX_SCOPES, **GATEWAY_SCOPES},
     )
     await index_server.start()
     index_channel = open_channel(index_server.address)
     service = Identity("ragline", "ingest", scopes=frozenset({"internal"}))
+    caller = Caller(telemetry, token=keys.create(service))
     searchability = Searchability(
         registry=registry,
         index=indexing_pb2_grpc.IndexServiceStub(index_channel),
-        caller=Caller(telemetry, token=keys.create(service)),
+        caller=caller,
         pipeline=cutter.pipeline,
         reannounce_after_s=0.05,
         every_s=0.05,
     )
-    servicer = IngestServicer(changes, registry, searchability)
+    previewer = Previewer(
+        registry=registry,
+        cutter=cutter,
+        originals=originals,
+        index=indexing_pb2_grpc.IndexServiceStub(index_channel),
+        gateway=gateway_pb2_grpc.GatewayServiceStub(index_channel),
+        caller=caller,
+        counter=load_token_counter("wordllama"),
+    )
+    servicer = IngestServicer(changes=changes, registry=registry, searchability=searchability, previewer=previewer)
     server = RpcServer(
         "127.0.0.1:0",
         telemetry=telemetry,
@@ -177,7 +235,9 @@ async def running_ingest(database: Database, folder: Path, **sources: list[str])
     await server.start()
     channel = open_channel(server.address)
     stub = ingest_pb2_grpc.IngestServiceStub(channel)
-    yield Ingest(database, changes, searchability, registry, outbox, index, stub, telemetry, keys, published)
+    yield Ingest(
+        database, changes, searchability, registry, outbox, index, gateway, stub, telemetry, keys, blobs, published
+    )
     await channel.close()
     await server.stop(grace_s=0)
     await index_channel.close()

@@ -160,9 +160,9 @@ async def _assert_one_trace_for_the_change(receiver: Receiver, change_trace: str
 async def test_a_changed_document_changes_the_answer_and_the_old_version_still_gives_the_old_one(
     client: Ragline,
 ) -> None:
-    await client.publish("leave.md", LEAVE.replace("employee", "gardener"), revision=1)
+    receipt = await client.publish("leave.md", LEAVE.replace("employee", "gardener"), revision=1)
     question = QUESTION.replace("employee", "gardener")
-    before = await client.ask(question)
+    before = await client.ask(question, min_version=receipt.index_version)
     receipt = await client.publish("leave.md", MORE_LEAVE.replace("employee", "gardener"), revision=2)
 
     after = await client.ask(question, min_version=receipt.index_version)
@@ -189,8 +189,9 @@ async def test_a_deleted_document_is_not_answered_from(client: Ragline) -> None:
 
 
 async def test_an_answer_is_evaluated_by_itself_and_shown_with_the_answer(client: Ragline) -> None:
-    await client.publish("safe.md", "# Safe\n\nThe code of the archive safe is changed every Monday.", revision=1)
-    answer = await client.ask("When is the code of the archive safe changed?")
+    text = "# Safe\n\nThe code of the archive safe is changed every Monday."
+    receipt = await client.publish("safe.md", text, revision=1)
+    answer = await client.ask("When is the code of the archive safe changed?", min_version=receipt.index_version)
     stored = await client.get_answer(answer.id)
     deadline = time.monotonic() + 30
     while not stored.message.HasField("evaluation"):
@@ -252,8 +253,8 @@ async def test_a_stack_that_was_stopped_finds_all_documents_again(tmp_path: Path
         running(settings, durable=False) as up,
         client_of(up.stack.settings, developer_token(tmp_path)) as client,
     ):
-        await client.publish("handbook.md", LEAVE, revision=1)
-        before = await client.ask(QUESTION)
+        receipt = await client.publish("handbook.md", LEAVE, revision=1)
+        before = await client.ask(QUESTION, min_version=receipt.index_version)
     started = time.monotonic()
     async with (
         running(settings, durable=False) as up,

@@ -61,6 +61,11 @@ class GatewayServiceStub:
                 request_serializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.GetBudgetRequest.SerializeToString,
                 response_deserializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.GetBudgetResponse.FromString,
                 _registered_method=True)
+        self.ListAnswersCiting = channel.unary_unary(
+                '/ragline.gateway.v1.GatewayService/ListAnswersCiting',
+                request_serializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.ListAnswersCitingRequest.SerializeToString,
+                response_deserializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.ListAnswersCitingResponse.FromString,
+                _registered_method=True)
         self.SetBudget = channel.unary_unary(
                 '/ragline.gateway.v1.GatewayService/SetBudget',
                 request_serializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.SetBudgetRequest.SerializeToString,
@@ -108,6 +113,14 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAnswersCiting(self, request, context):
+        """The newest answers that cite given contents of a document: what a change of it would put in doubt.
+        Needs the scope `admin` or `internal`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetBudget(self, request, context):
         """Sets a limit. Needs the scope `admin`.
         """
@@ -142,6 +155,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetBudget,
                     request_deserializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.GetBudgetRequest.FromString,
                     response_serializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'ListAnswersCiting': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAnswersCiting,
+                    request_deserializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.ListAnswersCitingRequest.FromString,
+                    response_serializer=ragline_dot_gateway_dot_v1_dot_gateway__pb2.ListAnswersCitingResponse.SerializeToString,
             ),
             'SetBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.SetBudget,
@@ -285,6 +303,33 @@ class GatewayService:
             '/ragline.gateway.v1.GatewayService/GetBudget',
             ragline_dot_gateway_dot_v1_dot_gateway__pb2.GetBudgetRequest.SerializeToString,
             ragline_dot_gateway_dot_v1_dot_gateway__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAnswersCiting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragline.gateway.v1.GatewayService/ListAnswersCiting',
+            ragline_dot_gateway_dot_v1_dot_gateway__pb2.ListAnswersCitingRequest.SerializeToString,
+            ragline_dot_gateway_dot_v1_dot_gateway__pb2.ListAnswersCitingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class GatewayServiceStub:
     """The texts of an answer's evidence. Needs the scope `ask` (one's own answers), `admin` or `internal`."""
     GetBudget: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.GetBudgetRequest, _gateway_pb2.GetBudgetResponse]
     """What may still be spent. Needs the scope `ask`; another user's needs `admin`."""
+    ListAnswersCiting: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.ListAnswersCitingRequest, _gateway_pb2.ListAnswersCitingResponse]
+    """The newest answers that cite given contents of a document: what a change of it would put in doubt.
+    Needs the scope `admin` or `internal`.
+    """
     SetBudget: _grpc.UnaryUnaryMultiCallable[_gateway_pb2.SetBudgetRequest, _gateway_pb2.SetBudgetResponse]
     """Sets a limit. Needs the scope `admin`."""
 
@@ -66,6 +70,10 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """The texts of an answer's evidence. Needs the scope `ask` (one's own answers), `admin` or `internal`."""
     GetBudget: _aio.UnaryUnaryMultiCallable[_gateway_pb2.GetBudgetRequest, _gateway_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """What may still be spent. Needs the scope `ask`; another user's needs `admin`."""
+    ListAnswersCiting: _aio.UnaryUnaryMultiCallable[_gateway_pb2.ListAnswersCitingRequest, _gateway_pb2.ListAnswersCitingResponse]  # type: ignore[assignment]
+    """The newest answers that cite given contents of a document: what a change of it would put in doubt.
+    Needs the scope `admin` or `internal`.
+    """
     SetBudget: _aio.UnaryUnaryMultiCallable[_gateway_pb2.SetBudgetRequest, _gateway_pb2.SetBudgetResponse]  # type: ignore[assignment]
     """Sets a limit. Needs the scope `admin`."""
 
@@ -113,6 +121,16 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_pb2.GetBudgetResponse, _abc.Awaitable[_gateway_pb2.GetBudgetResponse]]:
         """What may still be spent. Needs the scope `ask`; another user's needs `admin`."""
+
+    @_abc_1.abstractmethod
+    def ListAnswersCiting(
+        self,
+        request: _gateway_pb2.ListAnswersCitingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_pb2.ListAnswersCitingResponse, _abc.Awaitable[_gateway_pb2.ListAnswersCitingResponse]]:
+        """The newest answers that cite given contents of a document: what a change of it would put in doubt.
+        Needs the scope `admin` or `internal`.
+        """
 
     @_abc_1.abstractmethod
     def SetBudget(

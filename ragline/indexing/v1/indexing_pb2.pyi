@@ -471,3 +471,63 @@ class GetIngestTracesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetIngestTracesResponse: _TypeAlias = GetIngestTracesResponse  # noqa: Y015
+
+@_typing.final
+class PreviewChangeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_READY_JSON_FIELD_NUMBER: _builtins.int
+    chunks_ready_json: _builtins.bytes
+    """The JSON of the `chunks.ready` event that would announce the version."""
+    def __init__(
+        self,
+        *,
+        chunks_ready_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_ready_json", b"chunks_ready_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewChangeRequest: _TypeAlias = PreviewChangeRequest  # noqa: Y015
+
+@_typing.final
+class PreviewChangeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    TO_EMBED_FIELD_NUMBER: _builtins.int
+    index_version: _builtins.str
+    kept: _builtins.int
+    @_builtins.property
+    def opened(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Content hashes of the chunks that would become visible, in the order of the manifest."""
+
+    @_builtins.property
+    def closed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Content hashes of the chunks that would cease to be visible."""
+
+    @_builtins.property
+    def to_embed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of those opened, the contents that the embedder has never seen."""
+
+    def __init__(
+        self,
+        *,
+        index_version: _builtins.str = ...,
+        opened: _abc.Iterable[_builtins.str] | None = ...,
+        closed: _abc.Iterable[_builtins.str] | None = ...,
+        kept: _builtins.int = ...,
+        to_embed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "index_version", b"index_version", "kept", b"kept", "opened", b"opened", "to_embed", b"to_embed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewChangeResponse: _TypeAlias = PreviewChangeResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class IndexServiceStub:
                 request_serializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.GetIngestTracesRequest.SerializeToString,
                 response_deserializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.GetIngestTracesResponse.FromString,
                 _registered_method=True)
+        self.PreviewChange = channel.unary_unary(
+                '/ragline.indexing.v1.IndexService/PreviewChange',
+                request_serializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.PreviewChangeRequest.SerializeToString,
+                response_deserializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.PreviewChangeResponse.FromString,
+                _registered_method=True)
 
 
 class IndexServiceServicer:
@@ -126,6 +131,13 @@ class IndexServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewChange(self, request, context):
+        """What a version of a document would open and close, before anything is visible. Needs the scope `internal`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IndexServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +175,11 @@ def add_IndexServiceServicer_to_server(servicer, server):
                     servicer.GetIngestTraces,
                     request_deserializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.GetIngestTracesRequest.FromString,
                     response_serializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.GetIngestTracesResponse.SerializeToString,
+            ),
+            'PreviewChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewChange,
+                    request_deserializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.PreviewChangeRequest.FromString,
+                    response_serializer=ragline_dot_indexing_dot_v1_dot_indexing__pb2.PreviewChangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +372,33 @@ class IndexService:
             '/ragline.indexing.v1.IndexService/GetIngestTraces',
             ragline_dot_indexing_dot_v1_dot_indexing__pb2.GetIngestTracesRequest.SerializeToString,
             ragline_dot_indexing_dot_v1_dot_indexing__pb2.GetIngestTracesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragline.indexing.v1.IndexService/PreviewChange',
+            ragline_dot_indexing_dot_v1_dot_indexing__pb2.PreviewChangeRequest.SerializeToString,
+            ragline_dot_indexing_dot_v1_dot_indexing__pb2.PreviewChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

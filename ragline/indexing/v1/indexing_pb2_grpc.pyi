@@ -49,6 +49,8 @@ class IndexServiceStub:
     """Where the cited chunks came from: the traces of the commits that opened them.
     Needs the scope `internal`.
     """
+    PreviewChange: _grpc.UnaryUnaryMultiCallable[_indexing_pb2.PreviewChangeRequest, _indexing_pb2.PreviewChangeResponse]
+    """What a version of a document would open and close, before anything is visible. Needs the scope `internal`."""
 
 @_typing.type_check_only
 class IndexServiceAsyncStub(IndexServiceStub):
@@ -71,6 +73,8 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Where the cited chunks came from: the traces of the commits that opened them.
     Needs the scope `internal`.
     """
+    PreviewChange: _aio.UnaryUnaryMultiCallable[_indexing_pb2.PreviewChangeRequest, _indexing_pb2.PreviewChangeResponse]  # type: ignore[assignment]
+    """What a version of a document would open and close, before anything is visible. Needs the scope `internal`."""
 
 class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by embed."""
@@ -132,5 +136,13 @@ class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
         """Where the cited chunks came from: the traces of the commits that opened them.
         Needs the scope `internal`.
         """
+
+    @_abc_1.abstractmethod
+    def PreviewChange(
+        self,
+        request: _indexing_pb2.PreviewChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_indexing_pb2.PreviewChangeResponse, _abc.Awaitable[_indexing_pb2.PreviewChangeResponse]]:
+        """What a version of a document would open and close, before anything is visible. Needs the scope `internal`."""
 
 def add_IndexServiceServicer_to_server(servicer: IndexServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,39 +25,53 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eragline/ingest/v1/ingest.proto\x12\x11ragline.ingest.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x1c\n\nAccessList\x12\x0e\n\x06groups\x18\x01 \x03(\t\"\x9a\x02\n\x16PublishDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12/\n\toperation\x18\x02 \x01(\x0e\x32\x1c.ragline.ingest.v1.Operation\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\r\n\x05title\x18\x06 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x07 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x08 \x01(\t\x12*\n\x03\x61\x63l\x18\t \x01(\x0b\x32\x1d.ragline.ingest.v1.AccessList\x12)\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\"T\n\x17PublishDocumentResponse\x12\x18\n\x10\x64ocument_version\x18\x01 \x01(\x03\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\")\n\x12GetDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"D\n\x13GetDocumentResponse\x12-\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1b.ragline.ingest.v1.Document\"?\n\x16WaitForDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"H\n\x17WaitForDocumentResponse\x12-\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1b.ragline.ingest.v1.Document\"\xe0\x01\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .ragline.ingest.v1.DocumentState\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x18\n\x10\x64ocument_version\x18\x04 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\r\n\x05title\x18\x06 \x01(\t\x12\x0b\n\x03uri\x18\x07 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x08 \x01(\x05\x12\x15\n\rindex_version\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\"i\n\x10GetChunksRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\x03\x12\x16\n\x0e\x63ontent_hashes\x18\x04 \x03(\t\"A\n\x11GetChunksResponse\x12,\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1c.ragline.ingest.v1.ChunkText\"E\n\tChunkText\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x14\n\x0cheading_path\x18\x02 \x03(\t\x12\x0c\n\x04text\x18\x03 \x01(\t*h\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x14\n\x10OPERATION_UPSERT\x10\x01\x12\x14\n\x10OPERATION_DELETE\x10\x02\x12\x14\n\x10OPERATION_ACCESS\x10\x03*\x84\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OCUMENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x44OCUMENT_STATE_INDEXED\x10\x02\x12\x1b\n\x17\x44OCUMENT_STATE_REJECTED\x10\x03\x32\x99\x03\n\rIngestService\x12h\n\x0fPublishDocument\x12).ragline.ingest.v1.PublishDocumentRequest\x1a*.ragline.ingest.v1.PublishDocumentResponse\x12\\\n\x0bGetDocument\x12%.ragline.ingest.v1.GetDocumentRequest\x1a&.ragline.ingest.v1.GetDocumentResponse\x12h\n\x0fWaitForDocument\x12).ragline.ingest.v1.WaitForDocumentRequest\x1a*.ragline.ingest.v1.WaitForDocumentResponse\x12V\n\tGetChunks\x12#.ragline.ingest.v1.GetChunksRequest\x1a$.ragline.ingest.v1.GetChunksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eragline/ingest/v1/ingest.proto\x12\x11ragline.ingest.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x1c\n\nAccessList\x12\x0e\n\x06groups\x18\x01 \x03(\t\"\xea\x02\n\x16PublishDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12/\n\toperation\x18\x02 \x01(\x0e\x32\x1c.ragline.ingest.v1.Operation\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\r\n\x05title\x18\x06 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x07 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x08 \x01(\t\x12*\n\x03\x61\x63l\x18\t \x01(\x0b\x32\x1d.ragline.ingest.v1.AccessList\x12)\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rcontent_bytes\x18\x0b \x01(\x0c\x12\x13\n\x0b\x63ontent_ref\x18\x0c \x01(\t\x12\x14\n\x0c\x61\x63l_revision\x18\r \x01(\x03\x12\x0c\n\x04\x62ulk\x18\x0e \x01(\x08\"T\n\x17PublishDocumentResponse\x12\x18\n\x10\x64ocument_version\x18\x01 \x01(\x03\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\")\n\x12GetDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"D\n\x13GetDocumentResponse\x12-\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1b.ragline.ingest.v1.Document\"?\n\x16WaitForDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"H\n\x17WaitForDocumentResponse\x12-\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1b.ragline.ingest.v1.Document\"\xe0\x01\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .ragline.ingest.v1.DocumentState\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x18\n\x10\x64ocument_version\x18\x04 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\r\n\x05title\x18\x06 \x01(\t\x12\x0b\n\x03uri\x18\x07 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x08 \x01(\x05\x12\x15\n\rindex_version\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\"i\n\x10GetChunksRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\x03\x12\x16\n\x0e\x63ontent_hashes\x18\x04 \x03(\t\"A\n\x11GetChunksResponse\x12,\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1c.ragline.ingest.v1.ChunkText\"E\n\tChunkText\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x14\n\x0cheading_path\x18\x02 \x03(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"t\n\x18PublishDocumentsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\x11\n\tunchanged\x18\x02 \x01(\x05\x12\x33\n\x08rejected\x18\x03 \x03(\x0b\x32!.ragline.ingest.v1.RejectedChange\"5\n\x0eRejectedChange\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa6\x02\n\x17PreviewDocumentResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x0f\n\x07ignored\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12/\n\x06opened\x18\x04 \x03(\x0b\x32\x1f.ragline.ingest.v1.PreviewChunk\x12/\n\x06\x63losed\x18\x05 \x03(\x0b\x32\x1f.ragline.ingest.v1.PreviewChunk\x12\x0c\n\x04kept\x18\x06 \x01(\x05\x12\x10\n\x08to_embed\x18\x07 \x01(\x05\x12\x14\n\x0c\x65mbed_tokens\x18\x08 \x01(\x03\x12;\n\x10\x61\x66\x66\x65\x63ted_answers\x18\t \x03(\x0b\x32!.ragline.ingest.v1.AffectedAnswer\"H\n\x0cPreviewChunk\x12\x14\n\x0c\x63ontent_hash\x18\x01 \x01(\t\x12\x14\n\x0cheading_path\x18\x02 \x03(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"5\n\x0e\x41\x66\x66\x65\x63tedAnswer\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\"]\n\x14ListDocumentsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"`\n\x15ListDocumentsResponse\x12.\n\tdocuments\x18\x01 \x03(\x0b\x32\x1b.ragline.ingest.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*h\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x14\n\x10OPERATION_UPSERT\x10\x01\x12\x14\n\x10OPERATION_DELETE\x10\x02\x12\x14\n\x10OPERATION_ACCESS\x10\x03*\x84\x01\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44OCUMENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x44OCUMENT_STATE_INDEXED\x10\x02\x12\x1b\n\x17\x44OCUMENT_STATE_REJECTED\x10\x03\x32\xd5\x05\n\rIngestService\x12h\n\x0fPublishDocument\x12).ragline.ingest.v1.PublishDocumentRequest\x1a*.ragline.ingest.v1.PublishDocumentResponse\x12l\n\x10PublishDocuments\x12).ragline.ingest.v1.PublishDocumentRequest\x1a+.ragline.ingest.v1.PublishDocumentsResponse(\x01\x12h\n\x0fPreviewDocument\x12).ragline.ingest.v1.PublishDocumentRequest\x1a*.ragline.ingest.v1.PreviewDocumentResponse\x12\x62\n\rListDocuments\x12\'.ragline.ingest.v1.ListDocumentsRequest\x1a(.ragline.ingest.v1.ListDocumentsResponse\x12\\\n\x0bGetDocument\x12%.ragline.ingest.v1.GetDocumentRequest\x1a&.ragline.ingest.v1.GetDocumentResponse\x12h\n\x0fWaitForDocument\x12).ragline.ingest.v1.WaitForDocumentRequest\x1a*.ragline.ingest.v1.WaitForDocumentResponse\x12V\n\tGetChunks\x12#.ragline.ingest.v1.GetChunksRequest\x1a$.ragline.ingest.v1.GetChunksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ragline.ingest.v1.ingest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATION']._serialized_start=1208
-  _globals['_OPERATION']._serialized_end=1312
-  _globals['_DOCUMENTSTATE']._serialized_start=1315
-  _globals['_DOCUMENTSTATE']._serialized_end=1447
+  _globals['_OPERATION']._serialized_start=2080
+  _globals['_OPERATION']._serialized_end=2184
+  _globals['_DOCUMENTSTATE']._serialized_start=2187
+  _globals['_DOCUMENTSTATE']._serialized_end=2319
   _globals['_ACCESSLIST']._serialized_start=83
   _globals['_ACCESSLIST']._serialized_end=111
   _globals['_PUBLISHDOCUMENTREQUEST']._serialized_start=114
-  _globals['_PUBLISHDOCUMENTREQUEST']._serialized_end=396
-  _globals['_PUBLISHDOCUMENTRESPONSE']._serialized_start=398
-  _globals['_PUBLISHDOCUMENTRESPONSE']._serialized_end=482
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=484
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=525
-  _globals['_GETDOCUMENTRESPONSE']._serialized_start=527
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=595
-  _globals['_WAITFORDOCUMENTREQUEST']._serialized_start=597
-  _globals['_WAITFORDOCUMENTREQUEST']._serialized_end=660
-  _globals['_WAITFORDOCUMENTRESPONSE']._serialized_start=662
-  _globals['_WAITFORDOCUMENTRESPONSE']._serialized_end=734
-  _globals['_DOCUMENT']._serialized_start=737
-  _globals['_DOCUMENT']._serialized_end=961
-  _globals['_GETCHUNKSREQUEST']._serialized_start=963
-  _globals['_GETCHUNKSREQUEST']._serialized_end=1068
-  _globals['_GETCHUNKSRESPONSE']._serialized_start=1070
-  _globals['_GETCHUNKSRESPONSE']._serialized_end=1135
-  _globals['_CHUNKTEXT']._serialized_start=1137
-  _globals['_CHUNKTEXT']._serialized_end=1206
-  _globals['_INGESTSERVICE']._serialized_start=1450
-  _globals['_INGESTSERVICE']._serialized_end=1859
+  _globals['_PUBLISHDOCUMENTREQUEST']._serialized_end=476
+  _globals['_PUBLISHDOCUMENTRESPONSE']._serialized_start=478
+  _globals['_PUBLISHDOCUMENTRESPONSE']._serialized_end=562
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=564
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=605
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=607
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=675
+  _globals['_WAITFORDOCUMENTREQUEST']._serialized_start=677
+  _globals['_WAITFORDOCUMENTREQUEST']._serialized_end=740
+  _globals['_WAITFORDOCUMENTRESPONSE']._serialized_start=742
+  _globals['_WAITFORDOCUMENTRESPONSE']._serialized_end=814
+  _globals['_DOCUMENT']._serialized_start=817
+  _globals['_DOCUMENT']._serialized_end=1041
+  _globals['_GETCHUNKSREQUEST']._serialized_start=1043
+  _globals['_GETCHUNKSREQUEST']._serialized_end=1148
+  _globals['_GETCHUNKSRESPONSE']._serialized_start=1150
+  _globals['_GETCHUNKSRESPONSE']._serialized_end=1215
+  _globals['_CHUNKTEXT']._serialized_start=1217
+  _globals['_CHUNKTEXT']._serialized_end=1286
+  _globals['_PUBLISHDOCUMENTSRESPONSE']._serialized_start=1288
+  _globals['_PUBLISHDOCUMENTSRESPONSE']._serialized_end=1404
+  _globals['_REJECTEDCHANGE']._serialized_start=1406
+  _globals['_REJECTEDCHANGE']._serialized_end=1459
+  _globals['_PREVIEWDOCUMENTRESPONSE']._serialized_start=1462
+  _globals['_PREVIEWDOCUMENTRESPONSE']._serialized_end=1756
+  _globals['_PREVIEWCHUNK']._serialized_start=1758
+  _globals['_PREVIEWCHUNK']._serialized_end=1830
+  _globals['_AFFECTEDANSWER']._serialized_start=1832
+  _globals['_AFFECTEDANSWER']._serialized_end=1885
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1887
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1980
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1982
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2078
+  _globals['_INGESTSERVICE']._serialized_start=2322
+  _globals['_INGESTSERVICE']._serialized_end=3047
 # @@protoc_insertion_point(module_scope)

@@ -102,6 +102,10 @@ class PublishDocumentRequest(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     ACL_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENT_REF_FIELD_NUMBER: _builtins.int
+    ACL_REVISION_FIELD_NUMBER: _builtins.int
+    BULK_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     operation: Global___Operation.ValueType
     revision: _builtins.int
@@ -111,6 +115,14 @@ class PublishDocumentRequest(_message.Message):
     title: _builtins.str
     content: _builtins.str
     content_type: _builtins.str
+    content_bytes: _builtins.bytes
+    """The content of a document that is not text (PDF, DOCX, ...), instead of `content`."""
+    content_ref: _builtins.str
+    """Instead of either: where ingest fetches the content."""
+    acl_revision: _builtins.int
+    """The access list's own number; 0: that of `revision`."""
+    bulk: _builtins.bool
+    """True: part of a bulk load, which never delays live changes."""
     @_builtins.property
     def acl(self) -> Global___AccessList:
         """Absent: everyone of the tenant may read."""
@@ -130,10 +142,14 @@ class PublishDocumentRequest(_message.Message):
         content_type: _builtins.str = ...,
         acl: Global___AccessList | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        content_bytes: _builtins.bytes = ...,
+        content_ref: _builtins.str = ...,
+        acl_revision: _builtins.int = ...,
+        bulk: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "content", b"content", "content_type", b"content_type", "document_id", b"document_id", "metadata", b"metadata", "operation", b"operation", "revision", b"revision", "source", b"source", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "acl_revision", b"acl_revision", "bulk", b"bulk", "content", b"content", "content_bytes", b"content_bytes", "content_ref", b"content_ref", "content_type", b"content_type", "document_id", b"document_id", "metadata", b"metadata", "operation", b"operation", "revision", b"revision", "source", b"source", "title", b"title", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,3 +387,210 @@ class ChunkText(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChunkText: _TypeAlias = ChunkText  # noqa: Y015
+
+@_typing.final
+class PublishDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    unchanged: _builtins.int
+    """Changes that altered nothing."""
+    @_builtins.property
+    def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedChange]: ...
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.int = ...,
+        unchanged: _builtins.int = ...,
+        rejected: _abc.Iterable[Global___RejectedChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "rejected", b"rejected", "unchanged", b"unchanged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishDocumentsResponse: _TypeAlias = PublishDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class RejectedChange(_message.Message):
+    """A change that cannot be accepted, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectedChange: _TypeAlias = RejectedChange  # noqa: Y015
+
+@_typing.final
+class PreviewDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    IGNORED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    TO_EMBED_FIELD_NUMBER: _builtins.int
+    EMBED_TOKENS_FIELD_NUMBER: _builtins.int
+    AFFECTED_ANSWERS_FIELD_NUMBER: _builtins.int
+    index_version: _builtins.str
+    ignored: _builtins.bool
+    """True: the registry would not accept the change; `reason` says why."""
+    reason: _builtins.str
+    kept: _builtins.int
+    to_embed: _builtins.int
+    """Of those opened, how many contents would be embedded anew, and their tokens."""
+    embed_tokens: _builtins.int
+    @_builtins.property
+    def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewChunk]: ...
+    @_builtins.property
+    def closed(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewChunk]: ...
+    @_builtins.property
+    def affected_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AffectedAnswer]: ...
+    def __init__(
+        self,
+        *,
+        index_version: _builtins.str = ...,
+        ignored: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        opened: _abc.Iterable[Global___PreviewChunk] | None = ...,
+        closed: _abc.Iterable[Global___PreviewChunk] | None = ...,
+        kept: _builtins.int = ...,
+        to_embed: _builtins.int = ...,
+        embed_tokens: _builtins.int = ...,
+        affected_answers: _abc.Iterable[Global___AffectedAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected_answers", b"affected_answers", "closed", b"closed", "embed_tokens", b"embed_tokens", "ignored", b"ignored", "index_version", b"index_version", "kept", b"kept", "opened", b"opened", "reason", b"reason", "to_embed", b"to_embed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewDocumentResponse: _TypeAlias = PreviewDocumentResponse  # noqa: Y015
+
+@_typing.final
+class PreviewChunk(_message.Message):
+    """A chunk that a change would open or close."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_HASH_FIELD_NUMBER: _builtins.int
+    HEADING_PATH_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    content_hash: _builtins.str
+    text: _builtins.str
+    @_builtins.property
+    def heading_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        content_hash: _builtins.str = ...,
+        heading_path: _abc.Iterable[_builtins.str] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_hash", b"content_hash", "heading_path", b"heading_path", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewChunk: _TypeAlias = PreviewChunk  # noqa: Y015
+
+@_typing.final
+class AffectedAnswer(_message.Message):
+    """A stored answer that would lose evidence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    answer_id: _builtins.str
+    question: _builtins.str
+    def __init__(
+        self,
+        *,
+        answer_id: _builtins.str = ...,
+        question: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_id", b"answer_id", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AffectedAnswer: _TypeAlias = AffectedAnswer  # noqa: Y015
+
+@_typing.final
+class ListDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    """Only ids that begin so."""
+    source: _builtins.str
+    """Only documents that this source wrote last."""
+    page_size: _builtins.int
+    """At most 1000; 0 means 200."""
+    page_token: _builtins.str
+    """The last document id of the page before."""
+    def __init__(
+        self,
+        *,
+        prefix: _builtins.str = ...,
+        source: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]: ...
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015

@@ -40,6 +40,21 @@ class IngestServiceStub:
                 request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.SerializeToString,
                 response_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentResponse.FromString,
                 _registered_method=True)
+        self.PublishDocuments = channel.stream_unary(
+                '/ragline.ingest.v1.IngestService/PublishDocuments',
+                request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.SerializeToString,
+                response_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentsResponse.FromString,
+                _registered_method=True)
+        self.PreviewDocument = channel.unary_unary(
+                '/ragline.ingest.v1.IngestService/PreviewDocument',
+                request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.SerializeToString,
+                response_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PreviewDocumentResponse.FromString,
+                _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/ragline.ingest.v1.IngestService/ListDocuments',
+                request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
         self.GetDocument = channel.unary_unary(
                 '/ragline.ingest.v1.IngestService/GetDocument',
                 request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.GetDocumentRequest.SerializeToString,
@@ -63,6 +78,29 @@ class IngestServiceServicer:
 
     def PublishDocument(self, request, context):
         """Accepts one change of a document. Durable when it returns. Needs the scope `publish`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishDocuments(self, request_iterator, context):
+        """Accepts a bulk load, change by change, in a lane that never delays live changes. A change that cannot be
+        accepted is reported and the others go on. Needs the scope `publish`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewDocument(self, request, context):
+        """What a change would do, before anything is visible: the chunks it opens and closes, what it costs, and
+        which stored answers would lose evidence. Needs the scope `publish`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocuments(self, request, context):
+        """The documents of the caller's tenant, by id, a page at a time. Needs the scope `publish` or `search`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +136,21 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.PublishDocument,
                     request_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.FromString,
                     response_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentResponse.SerializeToString,
+            ),
+            'PublishDocuments': grpc.stream_unary_rpc_method_handler(
+                    servicer.PublishDocuments,
+                    request_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.FromString,
+                    response_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentsResponse.SerializeToString,
+            ),
+            'PreviewDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewDocument,
+                    request_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.FromString,
+                    response_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.PreviewDocumentResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ListDocumentsResponse.SerializeToString,
             ),
             'GetDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDocument,
@@ -143,6 +196,87 @@ class IngestService:
             '/ragline.ingest.v1.IngestService/PublishDocument',
             ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.SerializeToString,
             ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishDocuments(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/ragline.ingest.v1.IngestService/PublishDocuments',
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.SerializeToString,
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragline.ingest.v1.IngestService/PreviewDocument',
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.PublishDocumentRequest.SerializeToString,
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.PreviewDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragline.ingest.v1.IngestService/ListDocuments',
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.ListDocumentsRequest.SerializeToString,
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.ListDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,16 @@ class IngestServiceStub:
     def __new__(cls, channel: _aio.Channel) -> IngestServiceAsyncStub: ...
     PublishDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PublishDocumentResponse]
     """Accepts one change of a document. Durable when it returns. Needs the scope `publish`."""
+    PublishDocuments: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PublishDocumentsResponse]
+    """Accepts a bulk load, change by change, in a lane that never delays live changes. A change that cannot be
+    accepted is reported and the others go on. Needs the scope `publish`.
+    """
+    PreviewDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PreviewDocumentResponse]
+    """What a change would do, before anything is visible: the chunks it opens and closes, what it costs, and
+    which stored answers would lose evidence. Needs the scope `publish`.
+    """
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ListDocumentsRequest, _ingest_pb2.ListDocumentsResponse]
+    """The documents of the caller's tenant, by id, a page at a time. Needs the scope `publish` or `search`."""
     GetDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetDocumentRequest, _ingest_pb2.GetDocumentResponse]
     """What became of a document's newest accepted change. Needs the scope `publish` or `search`."""
     WaitForDocument: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.WaitForDocumentRequest, _ingest_pb2.WaitForDocumentResponse]
@@ -53,6 +63,16 @@ class IngestServiceAsyncStub(IngestServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PublishDocumentResponse]  # type: ignore[assignment]
     """Accepts one change of a document. Durable when it returns. Needs the scope `publish`."""
+    PublishDocuments: _aio.StreamUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PublishDocumentsResponse]  # type: ignore[assignment]
+    """Accepts a bulk load, change by change, in a lane that never delays live changes. A change that cannot be
+    accepted is reported and the others go on. Needs the scope `publish`.
+    """
+    PreviewDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.PublishDocumentRequest, _ingest_pb2.PreviewDocumentResponse]  # type: ignore[assignment]
+    """What a change would do, before anything is visible: the chunks it opens and closes, what it costs, and
+    which stored answers would lose evidence. Needs the scope `publish`.
+    """
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListDocumentsRequest, _ingest_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """The documents of the caller's tenant, by id, a page at a time. Needs the scope `publish` or `search`."""
     GetDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetDocumentRequest, _ingest_pb2.GetDocumentResponse]  # type: ignore[assignment]
     """What became of a document's newest accepted change. Needs the scope `publish` or `search`."""
     WaitForDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.WaitForDocumentRequest, _ingest_pb2.WaitForDocumentResponse]  # type: ignore[assignment]
@@ -74,6 +94,34 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.PublishDocumentResponse, _abc.Awaitable[_ingest_pb2.PublishDocumentResponse]]:
         """Accepts one change of a document. Durable when it returns. Needs the scope `publish`."""
+
+    @_abc_1.abstractmethod
+    def PublishDocuments(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ingest_pb2.PublishDocumentRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.PublishDocumentsResponse, _abc.Awaitable[_ingest_pb2.PublishDocumentsResponse]]:
+        """Accepts a bulk load, change by change, in a lane that never delays live changes. A change that cannot be
+        accepted is reported and the others go on. Needs the scope `publish`.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewDocument(
+        self,
+        request: _ingest_pb2.PublishDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.PreviewDocumentResponse, _abc.Awaitable[_ingest_pb2.PreviewDocumentResponse]]:
+        """What a change would do, before anything is visible: the chunks it opens and closes, what it costs, and
+        which stored answers would lose evidence. Needs the scope `publish`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _ingest_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.ListDocumentsResponse, _abc.Awaitable[_ingest_pb2.ListDocumentsResponse]]:
+        """The documents of the caller's tenant, by id, a page at a time. Needs the scope `publish` or `search`."""
 
     @_abc_1.abstractmethod
     def GetDocument(

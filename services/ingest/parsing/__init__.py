@@ -1,9 +1,9 @@
-"""Parsing: from bytes of any supported format to ordered blocks under their headings.
+"""Parsing: from the bytes of any supported format to ordered blocks under their headings.
 
-One module a format (`text`, `markdown`, `rst`, `html`); `registry` maps content types to them.
+One module a format; `sniffing` finds out which it is, `registry` calls the parser.
 """
 
 from services.ingest.parsing.document import Block, BlockKind, ParsedDocument
-from services.ingest.parsing.registry import PARSERS, parse
+from services.ingest.parsing.registry import BINARY_PARSERS, TEXT_PARSERS, parse
 
-__all__ = ["PARSERS", "Block", "BlockKind", "ParsedDocument", "parse"]
+__all__ = ["BINARY_PARSERS", "TEXT_PARSERS", "Block", "BlockKind", "ParsedDocument", "parse"]

@@ -15,9 +15,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_REFUSED_CODECS = frozenset(
-    {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "utf-7"}
-)
+_REFUSED_CODECS = frozenset({"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "utf-7"})
 _BINARY_CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\v\f\r\x1b")
 _BINARY_SHARE = 0.02
 _SAMPLE_BYTES = 200_000
@@ -44,12 +42,7 @@ def decode(content: bytes | str, *, declared: str | None = None) -> str:
             "the content is binary, not text: name its content type or publish its text",
             reason="UNSUPPORTED_CONTENT_TYPE",
         )
-    return (
-        _strictly(content, "utf-8")
-        or _strictly(content, declared)
-        or _damaged_utf8(content)
-        or _likeliest(content)
-    )
+    return _strictly(content, "utf-8") or _strictly(content, declared) or _damaged_utf8(content) or _likeliest(content)
 
 
 def _wide_encoding(content: bytes) -> str | None:

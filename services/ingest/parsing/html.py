@@ -16,9 +16,7 @@ from services.ingest.cleaning import clean, unwrap
 from services.ingest.parsing.decoding import decode
 from services.ingest.parsing.document import BlockKind, Outline
 
-_DECLARED = re.compile(
-    rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE
-)
+_DECLARED = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _NEVER_TEXT = (
     "audio",
     "canvas",
@@ -31,9 +29,7 @@ _NEVER_TEXT = (
     "template",
     "video",
 )
-_SKIPPED = frozenset(
-    {"button", "datalist", "dialog", "head", "input", "option", "progress", "select", "textarea"}
-)
+_SKIPPED = frozenset({"button", "datalist", "dialog", "head", "input", "option", "progress", "select", "textarea"})
 _NAVIGATION = frozenset({"nav", "menu"})
 _NAVIGATION_ROLES = frozenset({"navigation", "contentinfo", "search", "banner", "menu", "menubar"})
 _INLINE = (
@@ -52,9 +48,7 @@ _PERMALINK = " \u00b6#"
 def read_html(content: bytes | str, charset: str | None) -> Outline:
     """Read a page: its main part where it marks one, else its body."""
     declared = _DECLARED.search(content[:2048]) if isinstance(content, bytes) else None
-    text = clean(
-        decode(content, declared=charset or (declared[1].decode("ascii", "replace") if declared else None))
-    )
+    text = clean(decode(content, declared=charset or (declared[1].decode("ascii", "replace") if declared else None)))
     outline = Outline()
     root = _tree(text)
     if root is None:

@@ -1,116 +1,91 @@
-"""Which parser reads which content type, and how the type is found when nobody names it."""
+"""Which parser reads which content type, and the one way to call it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from urllib.parse import unquote, urlsplit
 
 from ragline.errors import PermanentError
-from services.ingest.parsing.document import Outline, ParsedDocument
+from services.ingest.parsing import sniffing
+from services.ingest.parsing.delimited import read_csv
+from services.ingest.parsing.document import MAX_TEXT_BYTES, Outline, ParsedDocument, too_much_text
 from services.ingest.parsing.html import read_html
+from services.ingest.parsing.json_text import read_json, read_json_lines
 from services.ingest.parsing.markdown import read_markdown
-from services.ingest.parsing.rst import PEP_HEADER, read_rst
+from services.ingest.parsing.pdf import read_pdf
+from services.ingest.parsing.rst import read_rst
+from services.ingest.parsing.slides import read_pptx
 from services.ingest.parsing.text import read_text
+from services.ingest.parsing.word import read_docx
 
-Parser = Callable[[bytes | str, str | None], Outline]
+TextParser = Callable[[bytes | str, str | None], Outline]
 """Reads content, given the character set that its content type names."""
+BinaryParser = Callable[[bytes, str | None], Outline]
 
-PARSERS: Mapping[str, Parser] = {
-    "text/plain": read_text,
-    "text/markdown": read_markdown,
-    "text/x-rst": read_rst,
-    "text/html": read_html,
+TEXT_PARSERS: Mapping[str, TextParser] = {
+    sniffing.TEXT: read_text,
+    sniffing.MARKDOWN: read_markdown,
+    sniffing.RST: read_rst,
+    sniffing.HTML: read_html,
+    sniffing.CSV: read_csv,
+    sniffing.JSON: read_json,
+    sniffing.JSON_LINES: read_json_lines,
 }
-
-_OTHER_NAMES = {
-    "text/x-markdown": "text/markdown",
-    "text/prs.fallenstein.rst": "text/x-rst",
-    "text/restructuredtext": "text/x-rst",
-    "application/xhtml+xml": "text/html",
+BINARY_PARSERS: Mapping[str, BinaryParser] = {
+    sniffing.PDF: read_pdf,
+    sniffing.DOCX: read_docx,
+    sniffing.PPTX: read_pptx,
 }
-_SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-unknown"})
-_SUFFIXES = {
-    "md": "text/markdown",
-    "markdown": "text/markdown",
-    "mdown": "text/markdown",
-    "mkd": "text/markdown",
-    "rst": "text/x-rst",
-    "rest": "text/x-rst",
-    "html": "text/html",
-    "htm": "text/html",
-    "xhtml": "text/html",
+_ADVICE = {
+    "application/x-ole-storage": "it is encrypted or of an Office before 2007: save it as .docx or .pptx, unprotected",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "export its sheets as CSV",
+    "application/zip": "publish the files in it",
+    "application/gzip": "publish what is in it",
 }
-_TEXT_SUFFIXES = frozenset({"txt", "text", "log"})
-_MAGIC = {
-    b"%PDF-": "application/pdf",
-    b"PK\x03\x04": "application/zip",
-    b"\xd0\xcf\x11\xe0": "application/x-ole-storage",
-    b"\x89PNG": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"\x1f\x8b": "application/gzip",
-}
-_SNIFFED_CHARACTERS = 4096
-_HTML = re.compile(r"\A\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-_RST = re.compile(r"^\.\. [a-z][\w-]*::", re.MULTILINE)
-_MARKDOWN = re.compile(r"^(?:#{1,6} \S|```|~~~)", re.MULTILINE)
-_SIGNS_IN_TEXT_FILES = (("text/x-rst", PEP_HEADER),)
-_SIGNS = (("text/html", _HTML), *_SIGNS_IN_TEXT_FILES, ("text/x-rst", _RST), ("text/markdown", _MARKDOWN))
 
 
 def parse(content: bytes | str, *, content_type: str | None, uri: str, title: str | None) -> ParsedDocument:
     """Read a document into ordered, cleaned blocks under their headings.
 
-    `content_type` may carry a charset; when it is absent or says nothing the type is guessed from the
-    suffix of `uri`, then from the content. `title` is the publisher's and wins over the document's own;
+    `content_type` may carry a charset; how it, the suffix of `uri` and the content itself decide on the
+    parser is told at `sniffing.content_type_of`. `title` is the publisher's and wins over the document's own;
     without either the last part of `uri` is the title.
-    Raises PermanentError: UNSUPPORTED_CONTENT_TYPE or EMPTY_DOCUMENT.
+    Raises PermanentError: UNSUPPORTED_CONTENT_TYPE, UNREADABLE_DOCUMENT, ENCRYPTED_DOCUMENT, EMPTY_DOCUMENT,
+    PARSE_TOO_LARGE or NESTED_TOO_DEEPLY. It bounds neither time nor memory: see `services.ingest.isolation`.
     """
-    name, charset = _content_type(content_type)
-    if name in _SAYS_NOTHING:
-        name = _guess(content, uri)
-    parser = PARSERS.get(name)
-    if parser is None:
-        known = ", ".join(sorted(PARSERS))
-        raise PermanentError(
-            f"{_shown(uri)}: content type {name!r} is not supported; publish one of {known}",
-            reason="UNSUPPORTED_CONTENT_TYPE",
-        )
     try:
-        outline = parser(content, charset)
+        outline = _read(content, content_type, uri)
+        fallback = unquote(urlsplit(uri).path).rstrip("/").rsplit("/", 1)[-1] or uri.strip() or "Untitled"
+        document = outline.document(title=title, fallback_title=fallback)
+        if not document.blocks:
+            raise PermanentError(
+                "the document holds no text (a scan needs OCR): publish it with text or delete it",
+                reason="EMPTY_DOCUMENT",
+            )
+    except RecursionError as error:
+        raise PermanentError(
+            f"{_shown(uri)}: the content nests too deeply to be read: flatten it or publish its text",
+            reason="NESTED_TOO_DEEPLY",
+        ) from error
     except PermanentError as error:
         raise PermanentError(f"{_shown(uri)}: {error}", reason=error.reason) from error
-    fallback = unquote(urlsplit(uri).path).rstrip("/").rsplit("/", 1)[-1] or uri.strip() or "Untitled"
-    document = outline.document(title=title, fallback_title=fallback)
-    if not document.blocks:
-        raise PermanentError(
-            f"{_shown(uri)}: the document holds no text; publish it with text or delete it",
-            reason="EMPTY_DOCUMENT",
-        )
     return document
 
 
-def _content_type(value: str | None) -> tuple[str, str | None]:
-    """The canonical media type and the charset of a Content-Type value."""
-    name, _, parameters = (value or "").partition(";")
-    name = name.strip().lower()
-    charset = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", parameters, re.IGNORECASE)
-    return _OTHER_NAMES.get(name, name), charset[1] if charset else None
-
-
-def _guess(content: bytes | str, uri: str) -> str:
-    suffix = urlsplit(uri).path.rsplit("/", 1)[-1].rpartition(".")[2].lower()
-    if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
-    if isinstance(content, bytes):
-        magic = next((name for start, name in _MAGIC.items() if content.startswith(start)), None)
-        if magic is not None:
-            return magic
-    head = content[:_SNIFFED_CHARACTERS]
-    sample = head.decode("utf-8", errors="replace") if isinstance(head, bytes) else head
-    sample = sample.removeprefix("\ufeff").replace("\r\n", "\n")
-    signs = _SIGNS_IN_TEXT_FILES if suffix in _TEXT_SUFFIXES else _SIGNS
-    return next((name for name, sign in signs if sign.search(sample)), "text/plain")
+def _read(content: bytes | str, content_type: str | None, uri: str) -> Outline:
+    name, charset = sniffing.content_type_of(content, declared=content_type, uri=uri)
+    if name in TEXT_PARSERS:
+        if len(content) > MAX_TEXT_BYTES:
+            raise too_much_text()
+        return TEXT_PARSERS[name](content, charset)
+    if name in BINARY_PARSERS:
+        if isinstance(content, str):
+            raise PermanentError(
+                f"{name} does not survive as text: publish it by content_ref", reason="UNSUPPORTED_CONTENT_TYPE"
+            )
+        return BINARY_PARSERS[name](content, charset)
+    advice = _ADVICE.get(name, f"publish one of {', '.join(sorted({*TEXT_PARSERS, *BINARY_PARSERS}))}")
+    raise PermanentError(f"content type {name!r} is not supported; {advice}", reason="UNSUPPORTED_CONTENT_TYPE")
 
 
 def _shown(uri: str) -> str:

@@ -104,9 +104,7 @@ def read_rst(content: bytes | str, charset: str | None) -> Outline:
 
 def document_tree(text: str) -> nodes.document | None:
     """docutils' tree of the text, or None where docutils itself fails or would not come to an end."""
-    if any(
-        len(passage) * len(_INLINE_MARKS.findall(passage)) > _INLINE_EFFORT for passage in text.split("\n\n")
-    ):
+    if any(len(passage) * len(_INLINE_MARKS.findall(passage)) > _INLINE_EFFORT for passage in text.split("\n\n")):
         return None
     _register_directives()
     settings = frontend.get_default_settings(Parser)

@@ -126,9 +126,7 @@ class NodeWalk:
         """Walk one item; a spoken lead is text of its own and stays when no paragraph follows it."""
         self._lead = lead
         for child in item.children:
-            if isinstance(
-                child, (nodes.label, nodes.term, nodes.classifier, nodes.field_name, nodes.option_group)
-            ):
+            if isinstance(child, (nodes.label, nodes.term, nodes.classifier, nodes.field_name, nodes.option_group)):
                 self._line = self._line_of_all or child.line or self._line
                 continue
             if spoken and self._lead == lead and not _begins_with_text(child):
@@ -219,9 +217,7 @@ class NodeWalk:
 
     def _recover(self, message: nodes.system_message) -> None:
         """Keep the text that docutils put into a complaint instead of the document."""
-        source = next(
-            (child.astext() for child in message.children if isinstance(child, nodes.literal_block)), ""
-        )
+        source = next((child.astext() for child in message.children if isinstance(child, nodes.literal_block)), "")
         if not source or int(message.get("level", 0)) < _ERROR_LEVEL:
             return
         self._line = self._line_of_all or message.get("line") or self._line
@@ -241,9 +237,9 @@ class NodeWalk:
         if tree is None:
             self._add("paragraph", text)
             return
-        NodeWalk(
-            self._outline, self._parse, line=self._line, level=self._level, recovered=self._recovered + 1
-        ).walk(tree)
+        NodeWalk(self._outline, self._parse, line=self._line, level=self._level, recovered=self._recovered + 1).walk(
+            tree
+        )
 
 
 def _begins_with_text(node: nodes.Node) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from services.ingest.cleaning import clean, unwrap
 from services.ingest.parsing.decoding import decode
@@ -23,28 +24,41 @@ def read_text(content: bytes | str, charset: str | None) -> Outline:
 def outline_of(text: str) -> Outline:
     """The paragraphs of clean text: what every format falls back to when its markup makes no sense."""
     outline = Outline()
+    add_text(outline, text)
+    return outline
+
+
+def add_text(outline: Outline, text: str, *, source_line: Callable[[int], int | None] = lambda number: number) -> None:
+    """Append the paragraphs of clean text and the links in it.
+
+    `source_line` says where in the document a line of the text (counted from 1) stands.
+    """
     lines = text.split("\n")
     first = 0
     for index in range(len(lines) + 1):
         if index == len(lines) or not lines[index]:
             if index > first:
-                _add_passage(outline, lines[first:index], first + 1)
+                _add_passage(outline, lines[first:index], [source_line(n + 1) for n in range(first, index)])
             first = index + 1
+    add_links(outline, text)
+
+
+def add_links(outline: Outline, text: str) -> None:
+    """Note the web addresses that a text spells out."""
     for match in _LINK.finditer(text):
         outline.link(match[0].rstrip(".,;:!?)]"))
-    return outline
 
 
-def _add_passage(outline: Outline, lines: list[str], line: int) -> None:
+def _add_passage(outline: Outline, lines: list[str], numbers: list[int | None]) -> None:
     if len(lines) > 1 and any(map(_LAID_OUT.search, lines)):
-        outline.add("code", "\n".join(lines), line=line)
+        outline.add("code", "\n".join(lines), line=numbers[0])
         return
     starts = [index for index, text in enumerate(lines) if _MARKER.match(text)]
     if starts[:1] != [0]:
         starts.insert(0, 0)
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         kind: BlockKind = "list" if _MARKER.match(lines[start]) else "paragraph"
-        outline.add(kind, _prose(lines[start:end]), line=line + start)
+        outline.add(kind, _prose(lines[start:end]), line=numbers[start])
 
 
 def _prose(lines: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,24 +33,30 @@ def access(revision: int, acl: Sequence[str] | None, **fields: Any) -> DocumentC
     return change("access", revision, acl=acl, **fields)
 
 
+def decided(current: Registered | None, event: DocumentChanged, content: str | None = None) -> Registered | Ignored:
+    """The decision on an event; `content` is what lies where its reference points."""
+    content = event.content if content is None else content
+    return accept(current, event, hashlib.sha256((content or "").encode()).hexdigest())
+
+
 def after(*events: DocumentChanged) -> Registered:
     """The registered document after these events."""
     current: Registered | None = None
     for event in events:
-        decision = accept(current, event)
+        decision = decided(current, event)
         current = decision if isinstance(decision, Registered) else decision.remember or current
     assert current is not None
     return current
 
 
-def accepted(current: Registered | None, event: DocumentChanged) -> Registered:
-    decision = accept(current, event)
+def accepted(current: Registered | None, event: DocumentChanged, content: str | None = None) -> Registered:
+    decision = decided(current, event, content)
     assert isinstance(decision, Registered), decision
     return decision
 
 
-def ignored(current: Registered | None, event: DocumentChanged) -> Ignored:
-    decision = accept(current, event)
+def ignored(current: Registered | None, event: DocumentChanged, content: str | None = None) -> Ignored:
+    decision = decided(current, event, content)
     assert isinstance(decision, Ignored), decision
     return decision
 
@@ -94,6 +101,21 @@ def test_equal_content_of_a_newer_revision_is_remembered_but_not_a_version() -> 
 )
 def test_what_is_told_of_the_content_counts_as_content(fields: dict[str, Any]) -> None:
     assert accepted(after(upsert(1)), upsert(2, **fields)).op == "upsert"
+
+
+def test_the_same_content_by_reference_is_no_version() -> None:
+    by_reference = change("upsert", 2, content_ref="https://x/manual")
+
+    assert ignored(after(upsert(1)), by_reference, content="one").status == "unchanged"
+    assert accepted(after(upsert(1)), by_reference, content="two").document_version == 2
+
+
+def test_late_content_by_reference_need_not_be_fetched_to_be_superseded() -> None:
+    late = change("upsert", 4, content_ref="https://x/manual", acl=["staff"], acl_revision=9)
+
+    decision = accept(after(upsert(5)), late, "")
+    assert isinstance(decision, Registered)
+    assert (decision.op, decision.revision, decision.content_hash) == ("access", 5, after(upsert(5)).content_hash)
 
 
 @pytest.mark.parametrize(("before", "now"), [(1, True), (1, 1.0), (1, "1")])
@@ -257,7 +279,7 @@ def test_the_newest_revision_and_the_newest_access_win(published: list[DocumentC
 def test_versions_only_count_up_and_only_when_something_changed(published: list[DocumentChanged]) -> None:
     current: Registered | None = None
     for event in published:
-        decision = accept(current, event)
+        decision = decided(current, event)
         number = current.document_version if current else 0
         if isinstance(decision, Registered):
             assert decision.document_version == number + 1

@@ -76,20 +76,14 @@ def tokens_read(chunk: Chunk, counter: TokenCounter) -> int:
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000)
-LONG_WORD = st.builds(
-    lambda piece, times: piece * times, st.text(min_size=1, max_size=9), st.integers(1, 2000)
-)
-PROSE = st.builds(
-    lambda seed, words: prose(random.Random(seed), words), st.integers(0, 999), st.integers(1, 600)
-)
+LONG_WORD = st.builds(lambda piece, times: piece * times, st.text(min_size=1, max_size=9), st.integers(1, 2000))
+PROSE = st.builds(lambda seed, words: prose(random.Random(seed), words), st.integers(0, 999), st.integers(1, 600))
 BLOCKS = st.lists(
     st.builds(
         Block,
         st.sampled_from(["paragraph", "list", "code", "table", "quote"]),
         (ANY_TEXT | LONG_WORD | PROSE).filter(lambda text: bool(text.strip())),
-        st.lists(st.sampled_from(["A", "B", "A heading of several words", "long " * 80]), max_size=4).map(
-            tuple
-        ),
+        st.lists(st.sampled_from(["A", "B", "A heading of several words", "long " * 80]), max_size=4).map(tuple),
         st.none() | st.integers(1, 99),
         st.none(),
     ),
@@ -190,9 +184,7 @@ MOST_CHANGED = 7
 
 
 def test_sections_are_never_joined_and_paths_begin_with_the_title() -> None:
-    chunks = cut(
-        document(paragraph("one"), paragraph("two", "A"), paragraph("three", "A", "B")), counter=COUNTER
-    )
+    chunks = cut(document(paragraph("one"), paragraph("two", "A"), paragraph("three", "A", "B")), counter=COUNTER)
     assert [(chunk.heading_path, chunk.text) for chunk in chunks] == [
         (("Title",), "one"),
         (("Title", "A"), "two"),

@@ -69,9 +69,7 @@ def test_clean_text_is_composed_encodable_and_free_of_controls(text: str) -> Non
     cleaned = clean(text)
     cleaned.encode()
     assert unicodedata.is_normalized("NFC", cleaned)
-    assert not any(
-        unicodedata.category(character) == "Cc" and character not in "\t\n" for character in cleaned
-    )
+    assert not any(unicodedata.category(character) == "Cc" and character not in "\t\n" for character in cleaned)
     assert all(line == line.rstrip() for line in cleaned.split("\n"))
 
 

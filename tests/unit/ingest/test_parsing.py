@@ -114,9 +114,7 @@ def test_a_peps_header_gives_the_title_and_one_block_without_its_history() -> No
     )
     assert document.title == "Sample: a PEP"
     assert document.blocks == (
-        Block(
-            "paragraph", "PEP: 9\nTitle: Sample: a PEP\nAuthor: A <a@b.org>, C\nStatus: Draft", (), 1, None
-        ),
+        Block("paragraph", "PEP: 9\nTitle: Sample: a PEP\nAuthor: A <a@b.org>, C\nStatus: Draft", (), 1, None),
         Block("paragraph", "See PEP 8 and PEP 7.", ("Abstract",), 11, None),
     )
 
@@ -240,9 +238,7 @@ def test_markup_too_deep_to_be_read_whole_is_refused() -> None:
 
 
 def test_text_has_paragraphs_items_and_laid_out_passages() -> None:
-    document = read(
-        "First line\nand its second.\n\n- one\n- two\n  wrapped\n\nname    size\nx       1\n", "text/plain"
-    )
+    document = read("First line\nand its second.\n\n- one\n- two\n  wrapped\n\nname    size\nx       1\n", "text/plain")
     assert document.blocks == (
         Block("paragraph", "First line and its second.", (), 1, None),
         Block("list", "- one", (), 4, None),

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from ragline.contracts.events import GenerationState, IndexState
-from ragline.errors import TransientError, VersionUnavailable
+from ragline.errors import ConfigurationError, TransientError, VersionUnavailable
 from ragline.index.versions import IndexVersion, View
 from services.retrieve import readers
-from services.retrieve.readers import IndexFollower
+from services.retrieve.readers import IndexFollower, require_embedder
 
 
 def state(
@@ -205,3 +205,10 @@ async def test_the_newest_fingerprint_is_known_whatever_else_was_asked(follower:
     await follower.fingerprint(IndexVersion("g1", 2000))
 
     assert index.asked == []
+
+
+def test_a_reader_with_another_embedder_is_refused_with_what_to_set() -> None:
+    require_embedder(state(5), "wordllama")
+
+    with pytest.raises(ConfigurationError, match="RAGLINE_MODELS__EMBEDDER says minilm: set it to wordllama"):
+        require_embedder(state(5), "minilm")

@@ -25,7 +25,8 @@ CREATE TABLE document (
     op text NOT NULL,
     traceparent text,
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    announced_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    lane smallint NOT NULL DEFAULT 1,
+    sent_at timestamptz,
     announcements integer NOT NULL DEFAULT 1,
     indexed_version bigint NOT NULL DEFAULT 0,
     index_version text,
@@ -38,5 +39,5 @@ CREATE TABLE document (
 
 def upgrade() -> None:
     op.execute(REGISTRY)
-    op.execute("CREATE INDEX pending ON document (announced_at) WHERE indexed_version < document_version")
+    op.execute("CREATE INDEX in_flight ON document (lane, sent_at) WHERE indexed_version < document_version")
     op.execute(OUTBOX)

@@ -1,0 +1,1 @@
+"""Measurements: each writes ratios of one run, with the absolute beside them, to bench/results."""
