@@ -243,7 +243,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the folder of the documents and their manifest")
     parser.add_argument("--workers", type=int, default=2, help="how many worker processes")
     parser.add_argument("--time-limit-s", type=float, default=20.0, help="the longest for one document, in seconds")
-    parser.add_argument("--memory-mb", type=int, default=512, help="the most private memory of a worker, in MiB")
+    parser.add_argument("--memory-mb", type=int, default=400, help="the most private memory of a worker, in MiB")
     return asyncio.run(measure(parser.parse_args()))
 
 

@@ -301,6 +301,16 @@ class Ragline:
         document: ingest_pb2.Document = response.document
         return document
 
+    async def reconcile(self, *, deadline_s: float = 300.0) -> ingest_pb2.ReconcileResponse:
+        """Find documents that were announced but are not searchable, and announce them again. Scope `admin`."""
+        response: ingest_pb2.ReconcileResponse = await self._call(
+            self._ingest_stub().Reconcile,
+            ingest_pb2.ReconcileRequest(),
+            name="IngestService/Reconcile",
+            deadline_s=deadline_s,
+        )
+        return response
+
     def _ingest_stub(self) -> Any:
         if self._ingest is None:
             raise RaglineError("give the client ingest's address to publish: Ragline(..., ingest='host:50051')")

@@ -87,6 +87,8 @@ def error_from(error: grpc.aio.AioRpcError) -> RaglineError:
             violations = tuple((v.subject, v.description) for v in quota.violations) if quota else ()
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000 if retry else None
             return ResourceExhausted(message, reason=reason, retry_after_s=retry_after_s, violations=violations)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return PermanentError(f"the service does not know this call ({message}): is it of an older version?")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return TransientError(message, reason="DEADLINE_EXCEEDED")
         case _:

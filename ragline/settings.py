@@ -50,9 +50,7 @@ class BusSettings(BaseModel):
 class DatabaseSettings(BaseModel):
     """PostgreSQL."""
 
-    url: SecretStr | None = Field(
-        None, description="postgresql://user:password@host/db; empty: the embedded server"
-    )
+    url: SecretStr | None = Field(None, description="postgresql://user:password@host/db; empty: the embedded server")
     pool_size: int = Field(8, ge=2, le=200, description="Connections of one service")
     statement_timeout_s: float = Field(15.0, gt=0, description="The longest that one statement may run")
 
@@ -79,9 +77,7 @@ class BlobSettings(BaseModel):
 class ModelSettings(BaseModel):
     """Models by name (docs: README, section models)."""
 
-    embedder: str = Field(
-        "minilm", description="minilm, wordllama, litellm:<provider/model> or fastembed:<name>"
-    )
+    embedder: str = Field("minilm", description="minilm, wordllama, litellm:<provider/model> or fastembed:<name>")
 
 
 class RpcSettings(BaseModel):
@@ -129,9 +125,7 @@ class SettingsGroup(BaseSettings):
 class Settings(SettingsGroup):
     """What every service needs to know of its surroundings."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RAGLINE_", env_nested_delimiter="__", env_file=".env", extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_prefix="RAGLINE_", env_nested_delimiter="__", env_file=".env", extra="ignore")
 
     data_dir: Path = Field(Path(".ragline"), description="All state of the embedded stack")
     bus: BusSettings = BusSettings()
@@ -187,7 +181,5 @@ def _reveal(secret: SecretStr | None) -> str | None:
 
 def _required(value: str | None, variable: str, what: str) -> str:
     if not value:
-        raise ConfigurationError(
-            f"{variable} is not set: it must hold {what} (`ragline up` sets it by itself)"
-        )
+        raise ConfigurationError(f"{variable} is not set: it must hold {what} (`ragline up` sets it by itself)")
     return value

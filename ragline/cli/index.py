@@ -11,12 +11,13 @@ from google.protobuf.json_format import MessageToDict
 from rich.table import Table
 
 from ragline.cli.session import DataDirOption, JsonOption, Session
+from ragline.client import Ragline
 from ragline.indexing.v1 import indexing_pb2 as pb
 from ragline.indexing.v1 import indexing_pb2_grpc
 from ragline.rpc import Caller, open_channel
 from ragline.telemetry import Telemetry
 
-app = typer.Typer(help="Index versions: status, log and verification.", no_args_is_help=True)
+app = typer.Typer(help="Index versions: status, log, verification, reconciliation.", no_args_is_help=True)
 
 
 @app.command("status")
@@ -102,6 +103,25 @@ def verify(
             raise typer.Exit(1)
 
     session.run(_with_index(session, work))
+
+
+@app.command("reconcile")
+def reconcile(as_json: JsonOption = False, data_dir: DataDirOption = None) -> None:
+    """Find documents that were accepted but are not searchable, and drive them again now (ingest does so by itself)."""
+    session = Session(as_json, data_dir)
+
+    async def work() -> None:
+        rpc = session.settings.rpc
+        async with Ragline(rpc.gateway, session.token, ingest=rpc.ingest) as client:
+            done = await client.reconcile()
+        if as_json:
+            session.emit({"found_searchable": done.found_searchable, "announced_again": done.announced_again})
+            return
+        session.console.print(
+            f"{done.found_searchable} documents were searchable already, {done.announced_again} announced again"
+        )
+
+    session.run(work())
 
 
 async def _with_index(session: Session, work: Callable[[Any, Caller], Awaitable[None]]) -> None:

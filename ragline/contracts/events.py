@@ -1,6 +1,6 @@
 """The pipeline's map: every event on the bus, its topic, its producer and its consumers.
 
-    document.changed --ingest--> chunks.ready --embed--> index.committed, index.state
+    document.changed, snapshot.completed --ingest--> chunks.ready --embed--> index.committed, index.state
     Ask --generate--> answer.produced --eval--> answer.evaluated
 
 An event is a fact, in the past. Within a major version a contract only grows: new fields have
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 INLINE_CONTENT_BYTES = 512 * 1024
 """The most bytes of content that an event carries inline; more goes by `content_ref`."""
+SNAPSHOT_DOCUMENTS = 10_000
+"""The most document ids that a snapshot lists inline; more go by `content_ref`."""
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """A tenant's name: lower-case letters, digits, `-` and `_`."""
@@ -96,6 +98,34 @@ class BulkDocumentChanged(DocumentChanged):
     """
 
     topic = "ragline.document.changed.bulk.v1"
+
+
+class SnapshotCompleted(Event):
+    """A source lists all that it holds: whatever else it wrote last under the prefix, it no longer has."""
+
+    topic = "ragline.snapshot.completed.v1"
+    producer = "upstream"
+    consumers = ("ingest",)
+
+    tenant: Tenant
+    source: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    revision: Revision
+    """When the source was listed, by its own numbers: what it wrote later is kept, listed or not."""
+    prefix: Annotated[str, StringConstraints(max_length=512)] = ""
+    """Only documents whose ids begin so are spoken of."""
+    document_ids: tuple[DocumentId, ...] | None = Field(None, max_length=SNAPSHOT_DOCUMENTS)
+    """All ids that the source holds, at most 10,000; an empty list says that it holds none."""
+    content_ref: str | None = None
+    """A claim check: where the list lies, an id a line (as it is, or as JSON: a string or {"document_id": ...})."""
+
+    @model_validator(mode="after")
+    def _ids_come_one_way(self) -> SnapshotCompleted:
+        if (self.document_ids is None) == (self.content_ref is None):
+            raise ValueError("a snapshot carries either document_ids or content_ref")
+        return self
+
+    def key(self) -> str:
+        return f"{self.tenant}/{self.source}"
 
 
 class ManifestEntry(BaseModel):
@@ -320,6 +350,7 @@ class DeadLetterResolved(Event):
 EVENTS: tuple[type[Event], ...] = (
     DocumentChanged,
     BulkDocumentChanged,
+    SnapshotCompleted,
     ChunksReady,
     BulkChunksReady,
     IndexCommitted,

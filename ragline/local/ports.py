@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
+from contextlib import suppress
 
 from ragline.errors import ConfigurationError
+
+_BELOW_EPHEMERAL = range(20_000, 32_768)
+"""Where the kernel takes no ports for outgoing connections from: one that is free stays so for a while."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port of `host` that nothing listens on at this moment."""
+    for port in random.sample(_BELOW_EPHEMERAL, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        any_port: int = probe.getsockname()[1]
+        return any_port
 
 
 def require_free(host: str, port: int, setting: str) -> None:

@@ -26,6 +26,7 @@ from services.ingest.registry import Registry
 from services.ingest.searchability import Searchability
 from services.ingest.servicer import SCOPES, IngestServicer
 from services.ingest.settings import IngestSettings
+from services.ingest.snapshots import Snapshots
 
 
 def build(settings: Settings) -> Service:
@@ -44,7 +45,8 @@ def build(settings: Settings) -> Service:
     registry = Registry(database, outbox)
     embedder = settings.models.embedder
     counter = load_token_counter(embedder)
-    originals = Originals(Blobs(settings.blobs_url), ClaimCheck(own))
+    claim_check = ClaimCheck(own)
+    originals = Originals(Blobs(settings.blobs_url), claim_check)
     pool = ParserPool(
         WORK, workers=own.parse_workers, time_limit_s=own.parse_timeout_s, memory_limit_mb=own.parse_memory_mb
     )
@@ -77,6 +79,7 @@ def build(settings: Settings) -> Service:
         every_s=own.reconcile_every_s,
     )
     changes.subscribe(bus)
+    Snapshots(database=database, changes=changes, claim_check=claim_check).subscribe(bus)
     searchability.subscribe(bus)
     previewer = Previewer(
         registry=registry,

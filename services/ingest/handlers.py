@@ -16,7 +16,7 @@ from ragline.database import Database
 from ragline.errors import PermanentError, PermissionDenied
 from ragline.outbox import Outbox
 from ragline.telemetry import Attribute, Telemetry
-from services.ingest.acceptance import Ignored, accept
+from services.ingest.acceptance import Ignored, Registered, accept
 from services.ingest.cutting import CutDocument, Cutter
 from services.ingest.lanes import BULK, LIVE
 from services.ingest.originals import Content, Kept, Originals
@@ -85,7 +85,7 @@ class Changes:
         Raises PermissionDenied for a source that may not write the tenant, which leaves no trace there, and
         PermanentError for content that cannot be read; that is recorded, so that whoever waits is told.
         """
-        self._check_source(event)
+        self.check_source(event.tenant, event.source)
         with self._tracer.start_as_current_span(
             "accept document",
             attributes={
@@ -105,13 +105,24 @@ class Changes:
             self._metrics.documents_accepted.add(1, {Attribute.TENANT: event.tenant, Attribute.OUTCOME: kind})
             return outcome
 
-    async def _accept(self, event: DocumentChanged, uploaded: Content | None) -> Outcome:
+    async def retire(self, event: BulkDocumentChanged) -> Outcome:
+        """Delete a document that its source no longer holds, unless anything newer or of another source came since.
+
+        Harmless to repeat.
+        """
+        return await self._accept(event, None, retiring=True)
+
+    async def _accept(self, event: DocumentChanged, uploaded: Content | None, *, retiring: bool = False) -> Outcome:
         lane = BULK if isinstance(event, BulkDocumentChanged) else LIVE
         prepared = await self._prepare_upsert(event, uploaded)
         if prepared is not None:
             event = prepared.event
         async with self._database.transaction() as connection:
             current = await self._registry.lock(connection, event.tenant, event.document_id)
+            if retiring and not _may_retire(current, event):
+                return Outcome(
+                    current.document_version if current else 0, changed=False, reason="superseded: it lives on"
+                )
             decision = accept(current, event, prepared.kept.original_key if prepared else "")
             if isinstance(decision, Ignored):
                 if decision.remember is not None:
@@ -164,13 +175,19 @@ class Changes:
         cut = await self._cutter.cut(event, content.data)
         return _Prepared(event, cut, await self._originals.keep(content, cut.manifest))
 
-    def _check_source(self, event: DocumentChanged) -> None:
-        tenants = self._sources.get(event.source, self._sources.get("*", ()))
-        if event.tenant not in tenants and "*" not in tenants:
+    def check_source(self, tenant: str, source: str) -> None:
+        """Raise PermissionDenied for a source that may not write the tenant."""
+        tenants = self._sources.get(source, self._sources.get("*", ()))
+        if tenant not in tenants and "*" not in tenants:
             raise PermissionDenied(
-                f"source {event.source!r} may not write tenant {event.tenant!r} (RAGLINE_INGEST__SOURCES)",
+                f"source {source!r} may not write tenant {tenant!r} (RAGLINE_INGEST__SOURCES)",
                 reason="SOURCE_NOT_ALLOWED",
             )
+
+
+def _may_retire(current: Registered | None, event: DocumentChanged) -> bool:
+    """Whether the document still is what the snapshot speaks of: nothing but its own revision wins a tie."""
+    return current is not None and current.source == event.source and current.revision < event.revision
 
 
 def new_revision() -> int:

@@ -91,11 +91,11 @@ class ParserPool:
         Raises the PermanentError that the work raised, or one with the reason PARSE_TIMEOUT, PARSE_CRASHED or
         PARSE_TOO_LARGE; TransientError when no worker can be started. Cancelling it kills the work.
         """
-        if not self._running:
-            raise TransientError("documents are not read now: the service is starting or stopping")
+        self._check_running()
         idle = await self._idle.get()
         reusable = False
         try:
+            self._check_running()
             worker = await asyncio.shield(idle)
             reply = await self._ask(worker, json.dumps(job).encode(), content)
             reusable = not reply.last and worker.documents < self._documents_per_worker
@@ -111,12 +111,16 @@ class ParserPool:
             raise self._too_slow() from error
         except (EOFError, ConnectionError) as error:
             ending = await worker.end()
-            if not self._running:
-                raise TransientError("the service is stopping; the document is read after it started again") from error
+            self._check_running()
             raise self._failure(ending) from error
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise TransientError("documents are not read now: the service is starting or stopping")
 
     def _give_back(self, idle: asyncio.Task[WorkerProcess], *, reusable: bool) -> None:
         if not self._running:
+            self._idle.put_nowait(idle)  # whoever waits for it learns of the end
             return
         self._idle.put_nowait(idle if reusable else asyncio.create_task(self._replace(idle)))
         if not reusable and idle.done() and not idle.cancelled() and idle.exception() is None:
@@ -134,6 +138,9 @@ class ParserPool:
     async def _begin(self) -> WorkerProcess:
         worker = await WorkerProcess.start(self._work, self._limits)
         self._live.add(worker)
+        if not self._running:
+            await self._bury(worker)
+            self._check_running()
         return worker
 
     async def _bury(self, worker: WorkerProcess) -> Ending:

@@ -25,6 +25,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
@@ -35,6 +36,7 @@ REQUEST: Final = struct.Struct("!QQ")
 REPLY: Final = struct.Struct("!B?Q")
 """The reply's kind, whether it is the last, and its length in bytes."""
 READY, RESULT, REFUSAL, CRASH = range(4)
+"""READY comes first, with the `ru_maxrss` that the process was born with."""
 
 _MEGABYTE = 1 << 20
 _OPEN_FILES = 64
@@ -51,6 +53,7 @@ Work = Callable[[dict[str, Any], bytes], Any]
 def main(arguments: list[str]) -> None:
     """Serve requests until the pool closes the channel or this process should not go on."""
     channel, lifeline, work_name, time_limit_s, memory_limit_mb = arguments
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _end_with_parent(int(lifeline))
     os.register_at_fork(after_in_child=partial(os.close, int(channel)))  # what a parser forks must not speak for it
     pool = socket.socket(fileno=int(channel))  # closed by the process's end alone: the last words go through it
@@ -61,7 +64,7 @@ def main(arguments: list[str]) -> None:
     _limit_resources(int(memory_limit_mb) * _MEGABYTE)
     gc.collect()
     gc.freeze()  # what every job shares need not be looked at again
-    _send(pool, READY, b"", last=False)
+    _send(pool, READY, str(inherited).encode(), last=False)
     last = False
     while not last and (request := _receive(requests)) is not None:
         _limit_cpu(float(time_limit_s))
@@ -137,8 +140,11 @@ def _limit_cpu(time_limit_s: float) -> None:
 
 
 def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """The most memory that this process had; on Linux `ru_maxrss` begins with what its parent had."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Path("/proc/self/status").open() as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 
 def _receive(requests: BinaryIO) -> tuple[bytes, bytes] | None:

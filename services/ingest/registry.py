@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from psycopg.types.json import Jsonb
 
@@ -205,13 +205,10 @@ class Registry:
                     "WHERE tenant = %s AND document_id = %s AND indexed_version < %s "
                     "RETURNING document_version, revision",
                     (
-                        document.document_version,
-                        str(version),
-                        document.tenant,
-                        document.document_id,
+                        document.document_version, str(version), document.tenant, document.document_id,
                         document.document_version,
                     ),
-                )
+                )  # fmt: skip
                 row = await cursor.fetchone()
                 if row is not None and row["document_version"] == document.document_version:
                     await self.report(
@@ -224,18 +221,29 @@ class Registry:
                     )  # fmt: skip
         self._outbox.kick()
 
-    async def overdue(self, *, after_s: float, limit: int = 100) -> list[tuple[str, str]]:
-        """Documents sent to embed but not searchable for too long; the wait doubles with each announcement."""
+    async def overdue(
+        self, *, after_s: float, sent_before: datetime | None = None, limit: int = 100
+    ) -> list[tuple[str, str]]:
+        """Documents sent to embed but not searchable for too long; the wait doubles with each announcement.
+
+        With `sent_before`, all that were sent before that moment, however short a time ago.
+        """
         rows = await self._database.fetch(
-            "SELECT tenant, document_id FROM document WHERE indexed_version < document_version "
-            "AND sent_at < clock_timestamp() - make_interval(secs => %s * (2 ^ least(announcements - 1, 10))) "
+            "SELECT tenant, document_id FROM document WHERE indexed_version < document_version AND sent_at < "
+            "coalesce(%s, clock_timestamp() - make_interval(secs => %s * (2 ^ least(announcements - 1, 10)))) "
             "ORDER BY sent_at LIMIT %s",
-            (after_s, limit),
+            (sent_before, after_s, limit),
         )
         return [(row["tenant"], row["document_id"]) for row in rows]
 
-    async def announce_again(self, tenant: str, document_id: str, *, pipeline: str) -> None:
-        """Announce the newest version once more, whole, in its own trace."""
+    async def now(self) -> datetime:
+        """The present moment, by the clock that the registry's times are of."""
+        row = await self._database.fetch_one("SELECT clock_timestamp() AS now")
+        assert row is not None
+        return cast(datetime, row["now"])
+
+    async def announce_again(self, tenant: str, document_id: str, *, pipeline: str) -> bool:
+        """Announce the newest version once more, whole, in its own trace; False if it is searchable by now."""
         async with self._database.transaction() as connection:
             document = await self.lock(connection, tenant, document_id)
             cursor = await connection.execute(
@@ -246,16 +254,13 @@ class Registry:
             )
             row = await cursor.fetchone()
             if document is None or row is None:
-                return
+                return False
             await self.announce(
-                connection,
-                document,
-                changed_at=row["changed_at"],
-                pipeline=pipeline,
-                traceparent=row["traceparent"],
-                lane=row["lane"],
-            )
+                connection, document, changed_at=row["changed_at"], pipeline=pipeline,
+                traceparent=row["traceparent"], lane=row["lane"],
+            )  # fmt: skip
         self._outbox.kick()
+        return True
 
 
 def announcement(document: Registered, *, changed_at: datetime, pipeline: str) -> ChunksReady:
@@ -310,13 +315,9 @@ def chunks_ready(
 
 def _progress(row: dict[str, Any]) -> Progress:
     return Progress(
-        _registered(row),
-        len(row["manifest"]),
-        row["indexed_version"],
-        row["index_version"],
-        row["rejected_revision"],
+        _registered(row), len(row["manifest"]), row["indexed_version"], row["index_version"], row["rejected_revision"],
         row["rejected_reason"],
-    )
+    )  # fmt: skip
 
 
 def _kept(row: dict[str, Any]) -> Kept | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,6 +18,14 @@ from ragline.rpc import Caller
 from services.ingest.registry import Registry
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What came of the documents that were sent but not known to be searchable."""
+
+    found_searchable: int
+    announced_again: int
 
 
 class Searchability:
@@ -68,7 +78,19 @@ class Searchability:
 
     async def reconcile(self) -> int:
         """One pass; returns how many documents were announced again."""
-        overdue = await self._registry.overdue(after_s=self._reannounce_after_s)
+        return await self._drive(await self._registry.overdue(after_s=self._reannounce_after_s))
+
+    async def reconcile_now(self) -> Reconciled:
+        """Compare everything sent before this moment with the index, without waiting, and announce again the rest."""
+        sent_before = await self._registry.now()
+        compared = again = 0
+        while overdue := await self._registry.overdue(after_s=0, sent_before=sent_before):
+            compared += len(overdue)
+            again += await self._drive(overdue)
+        return Reconciled(found_searchable=compared - again, announced_again=again)
+
+    async def _drive(self, overdue: Sequence[tuple[str, str]]) -> int:
+        """Note what the index holds of these documents, and announce the others again; returns how many."""
         if not overdue:
             return 0
         response = await self._caller(
@@ -85,12 +107,12 @@ class Searchability:
             )  # fmt: skip
             await self._registry.mark_indexed(IndexVersion.parse(held.index_version), [document])
         await self._notify()
-        again = await self._registry.overdue(after_s=self._reannounce_after_s)
-        for tenant, document_id in again:
-            await self._registry.announce_again(tenant, document_id, pipeline=self._pipeline)
+        again = 0
+        for tenant, document_id in overdue:
+            again += await self._registry.announce_again(tenant, document_id, pipeline=self._pipeline)
         if again:
-            log.warning("documents_announced_again", count=len(again))
-        return len(again)
+            log.warning("documents_announced_again", count=again)
+        return again
 
     async def _notify(self) -> None:
         async with self._moved:

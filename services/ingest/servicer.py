@@ -27,6 +27,7 @@ SCOPES: Final = {
     f"{_PREFIX}ListDocuments": ("publish", "search"),
     f"{_PREFIX}GetDocument": ("publish", "search"),
     f"{_PREFIX}WaitForDocument": ("publish", "search"),
+    f"{_PREFIX}Reconcile": ("admin",),
     f"{_PREFIX}GetChunks": ("internal",),
 }
 _UPLOADED: Final = "upload:"
@@ -114,6 +115,10 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             if progress is not None and _settled(progress, request.revision):
                 return pb.WaitForDocumentResponse(document=_document(progress))
             await self._searchability.wait_for_move(at_most_s=0.25)
+
+    async def Reconcile(self, request: pb.ReconcileRequest, context: Any) -> pb.ReconcileResponse:
+        done = await self._searchability.reconcile_now()
+        return pb.ReconcileResponse(found_searchable=done.found_searchable, announced_again=done.announced_again)
 
     async def GetChunks(self, request: pb.GetChunksRequest, context: Any) -> pb.GetChunksResponse:
         progress = await self._registry.progress(request.tenant, request.document_id)

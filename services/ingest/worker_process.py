@@ -43,7 +43,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a worker ended: its exit code (negative: the signal), and the most memory that it had, in MiB."""
+    """How a worker ended: its exit code (negative: the signal), and the most memory that it had, in MiB.
+
+    `peak_mb` is 0 when it is not known: Linux counts what this process had when it spawned the worker, too.
+    """
 
     exit_code: int
     peak_mb: float
@@ -64,6 +67,7 @@ class WorkerProcess:
         self._writer = writer
         self._lifeline = lifeline
         self._killed = False
+        self._inherited_rss = 0
         self._ending: asyncio.Future[Ending] | None = None
         self.documents = 0
         """How many it was given."""
@@ -103,6 +107,7 @@ class WorkerProcess:
             ) from error
         if reply.kind != READY:
             raise TransientError(f"a parser worker did not start: {reply.body.decode(errors='replace')}")
+        self._inherited_rss = int(reply.body)
 
     @property
     def pid(self) -> int:
@@ -146,8 +151,8 @@ class WorkerProcess:
     def _reap(self) -> Ending:
         _, status, usage = os.wait4(self.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-        return Ending(self._process.returncode, kilobytes / 1024)
+        peak = usage.ru_maxrss if usage.ru_maxrss > self._inherited_rss else 0
+        return Ending(self._process.returncode, peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
 def _spawn(channel: int, lifeline: int, work: str, limits: Limits) -> subprocess.Popen[bytes]:

@@ -94,6 +94,7 @@ def test_a_key_is_described_by_the_fields_that_make_it() -> None:
     assert keys == {
         "DocumentChanged": "{tenant}/{document_id}",
         "BulkDocumentChanged": "{tenant}/{document_id}",
+        "SnapshotCompleted": "{tenant}/{source}",
         "ChunksReady": "{tenant}/{document_id}",
         "BulkChunksReady": "{tenant}/{document_id}",
         "IndexCommitted": "{generation}",

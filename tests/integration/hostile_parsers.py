@@ -91,7 +91,7 @@ class Deeds:
         try:
             while True:
                 kept.append(mmap.mmap(-1, 1 << 26))
-                kept[-1].write(b"x" * (1 << 26))
+                kept[-1].write(b"x")
         except OSError as error:
             raise MemoryError from error
 

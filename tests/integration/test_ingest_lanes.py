@@ -148,8 +148,8 @@ async def test_a_preview_names_what_opens_closes_and_who_loses_evidence_and_chan
         beta = next(entry for entry in event.manifest if "Beta" in (entry.text or ""))
         ingest.gateway.cited = {beta.content_hash}
         request = pb.PublishDocumentRequest(
-            document_id="manual", operation=pb.OPERATION_UPSERT, revision=2, source="wiki", content_type="text/markdown",
-            content="# Manual\n\n## One\n\nAlpha.\n\n## Two\n\nGamma.",
+            document_id="manual", operation=pb.OPERATION_UPSERT, revision=2, source="wiki",
+            content_type="text/markdown", content="# Manual\n\n## One\n\nAlpha.\n\n## Two\n\nGamma.",
         )  # fmt: skip
         caller = ingest.caller("publish")
         found = await caller(ingest.stub.PreviewDocument, request, name="PreviewDocument")

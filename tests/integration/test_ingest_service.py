@@ -101,3 +101,42 @@ async def test_a_searcher_learns_nothing_of_what_they_may_not_read(ingest: Inges
             await ingest.get(stranger)
         with pytest.raises(TransientError):
             await ingest.wait(stranger, 1, deadline_s=0.2)
+
+
+# --- reconciling on demand ------------------------------------------------------------------------
+
+
+async def reconcile(ingest: Ingest, *scopes: str) -> tuple[int, int]:
+    response = await ingest.caller(*scopes)(ingest.stub.Reconcile, pb.ReconcileRequest(), name="Reconcile")
+    return response.found_searchable, response.announced_again
+
+
+async def test_an_operator_reconciles_without_waiting(ingest: Ingest) -> None:
+    for name in ("heard", "unheard", "outdated", "lost"):
+        await ingest.changes.accept_change(change("upsert", 1, document_id=name))
+    await ingest.changes.accept_change(change("upsert", 2, "Newer.", document_id="outdated"))
+    await ingest.events()
+    await ingest.committed(1, document_id="heard")
+    ingest.index.holds |= {"unheard": (1, "g1@3"), "outdated": (1, "g1@3")}
+    for name in ("lost", "outdated"):  # however often it was announced before
+        await ingest.registry.announce_again(TENANT, name, pipeline="p")
+    await ingest.events()
+
+    assert await reconcile(ingest, "admin") == (1, 2)
+
+    assert sorted(event.document_id for event in await ingest.chunks_ready()) == ["lost", "outdated"]
+    assert (await ingest.get(ingest.caller("publish"), "unheard")).index_version == "g1@3"
+
+
+async def test_reconciling_goes_through_more_documents_than_a_page_and_then_ends(ingest: Ingest) -> None:
+    for number in range(120):
+        await ingest.changes.accept_change(change("upsert", 1, "Text.", document_id=f"{number}"))
+    await ingest.events()
+
+    assert await reconcile(ingest, "admin") == (0, 120)
+    assert await reconcile(ingest, "admin") == (0, 0)
+
+
+async def test_only_an_operator_may_reconcile(ingest: Ingest) -> None:
+    with pytest.raises(PermissionDenied):
+        await reconcile(ingest, "publish", "search")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import docx
 import psutil
 import pytest
 
@@ -86,7 +89,6 @@ def marked(path: Path) -> list[int]:
         ("fork_and_crash", "PARSE_CRASHED"),
         ("unforeseen", "PARSE_CRASHED"),
         ("hoard", "PARSE_TOO_LARGE"),
-        ("hoard_beside_python", "PARSE_TOO_LARGE"),
         ("hoard_shared", "PARSE_TOO_LARGE"),
     ],
 )
@@ -187,15 +189,28 @@ async def test_large_contents_arrive_whole(pool: ParserPool) -> None:
 
 
 async def test_closing_ends_all_workers_even_busy_ones(tmp_path: Path) -> None:
-    pool = hostile_pool(workers=2, time_limit_s=60)
+    pool = hostile_pool(workers=1, time_limit_s=60)
     await pool.start()
     pids = pool.pids
-    reading = asyncio.create_task(run(pool, "sleep", mark=str(tmp_path / "mark")))
+    reading = [asyncio.create_task(run(pool, "sleep", mark=str(tmp_path / "mark"))) for _ in range(3)]
     await until(lambda: bool(marked(tmp_path / "mark")))
     await pool.aclose()
     assert gone(*pids)
+    for one in reading:
+        with pytest.raises(TransientError):
+            await one
+
+
+async def test_closing_while_a_worker_starts_leaves_none() -> None:
+    pool = hostile_pool(workers=1)
+    await pool.start()
+    crashed, waiting = (asyncio.create_task(run(pool, deed)) for deed in ("leave", "nothing"))
+    with pytest.raises(PermanentError):
+        await crashed
+    await pool.aclose()
     with pytest.raises(TransientError):
-        await reading
+        await waiting
+    assert pool.pids == []
 
 
 async def test_a_pool_that_is_not_running_is_no_fault_of_the_document() -> None:
@@ -220,6 +235,26 @@ asyncio.run(main())
 """
 
 
+REASON = """
+import asyncio, sys
+from ragline.errors import PermanentError
+from services.ingest.isolation import ParserPool
+async def main():
+    async with ParserPool(sys.argv[1], workers=1, time_limit_s=30, memory_limit_mb=300) as pool:
+        try:
+            await pool.run({"do": sys.argv[2]}, b"")
+        except PermanentError as error:
+            sys.stderr.write(error.reason)
+asyncio.run(main())
+"""
+
+
+def test_a_library_that_dies_for_want_of_memory_is_told_from_one_that_crashes() -> None:
+    """In a process of its own: how much a worker had is only known where this process has less itself."""
+    command = [sys.executable, "-c", REASON, HOSTILE, "hoard_beside_python"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr.endswith("PARSE_TOO_LARGE")
+
+
 @pytest.mark.parametrize("deed", ["fork_and_hang", "compute"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_killed_parent_leaves_no_worker(tmp_path: Path, deed: str, number: signal.Signals) -> None:
@@ -237,6 +272,37 @@ async def test_a_killed_parent_leaves_no_worker(tmp_path: Path, deed: str, numbe
 
 
 # Real documents
+
+
+def tiny_sections() -> tuple[str, bytes]:
+    return "page.html", b"<h1>a</h1>b" * 800_000
+
+
+def swollen_document() -> tuple[str, bytes]:
+    file = io.BytesIO()
+    document = docx.Document()
+    for number in range(100):
+        document.add_paragraph(f"Paragraph {number}")
+    document.save(file)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as package:
+        part = package.read("word/document.xml")
+        paragraphs = b"".join(b"<w:p><w:r><w:t>x%d</w:t></w:r></w:p>" % number for number in range(700_000))
+        package.writestr("word/document.xml", part.replace(b"<w:body>", b"<w:body>" + paragraphs))
+    return "a.docx", file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("made", [tiny_sections, swollen_document])
+async def test_markup_that_the_memory_cannot_hold_is_too_large_and_not_damaged(
+    made: Callable[[], tuple[str, bytes]],
+) -> None:
+    uri, content = made()
+    async with ParserPool(WORK, workers=1, time_limit_s=30, memory_limit_mb=256) as pool:
+        cutter = Cutter(pool, chunk_tokens=200, embedder="wordllama", window_tokens=512, max_document_mb=100)
+        with pytest.raises(PermanentError) as refused:
+            await cutter.cut(change(uri), content)
+        assert refused.value.reason == "PARSE_TOO_LARGE", refused.value
+        assert (await cutter.cut(change("a.md"), "Fine.")).manifest[0].text == "Fine."
 
 
 @pytest.fixture

@@ -65,6 +65,11 @@ class IngestServiceStub:
                 request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.WaitForDocumentRequest.SerializeToString,
                 response_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.WaitForDocumentResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/ragline.ingest.v1.IngestService/Reconcile',
+                request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
         self.GetChunks = channel.unary_unary(
                 '/ragline.ingest.v1.IngestService/GetChunks',
                 request_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.GetChunksRequest.SerializeToString,
@@ -121,6 +126,14 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Compares every document that was announced but is not known to be searchable with the index, without waiting,
+        and announces again what the index lacks. Of all tenants; harmless to repeat. Needs the scope `admin`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetChunks(self, request, context):
         """The texts of chunks by content hash, for a service that missed the event that carried them.
         Needs the scope `internal`.
@@ -161,6 +174,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.WaitForDocument,
                     request_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.WaitForDocumentRequest.FromString,
                     response_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.WaitForDocumentResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ReconcileRequest.FromString,
+                    response_serializer=ragline_dot_ingest_dot_v1_dot_ingest__pb2.ReconcileResponse.SerializeToString,
             ),
             'GetChunks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChunks,
@@ -331,6 +349,33 @@ class IngestService:
             '/ragline.ingest.v1.IngestService/WaitForDocument',
             ragline_dot_ingest_dot_v1_dot_ingest__pb2.WaitForDocumentRequest.SerializeToString,
             ragline_dot_ingest_dot_v1_dot_ingest__pb2.WaitForDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ragline.ingest.v1.IngestService/Reconcile',
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.ReconcileRequest.SerializeToString,
+            ragline_dot_ingest_dot_v1_dot_ingest__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

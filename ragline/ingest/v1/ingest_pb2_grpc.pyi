@@ -51,6 +51,10 @@ class IngestServiceStub:
     """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
     superseded or rejected. Needs the scope `publish` or `search`.
     """
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ReconcileRequest, _ingest_pb2.ReconcileResponse]
+    """Compares every document that was announced but is not known to be searchable with the index, without waiting,
+    and announces again what the index lacks. Of all tenants; harmless to repeat. Needs the scope `admin`.
+    """
     GetChunks: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetChunksRequest, _ingest_pb2.GetChunksResponse]
     """The texts of chunks by content hash, for a service that missed the event that carried them.
     Needs the scope `internal`.
@@ -78,6 +82,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
     WaitForDocument: _aio.UnaryUnaryMultiCallable[_ingest_pb2.WaitForDocumentRequest, _ingest_pb2.WaitForDocumentResponse]  # type: ignore[assignment]
     """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
     superseded or rejected. Needs the scope `publish` or `search`.
+    """
+    Reconcile: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ReconcileRequest, _ingest_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Compares every document that was announced but is not known to be searchable with the index, without waiting,
+    and announces again what the index lacks. Of all tenants; harmless to repeat. Needs the scope `admin`.
     """
     GetChunks: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetChunksRequest, _ingest_pb2.GetChunksResponse]  # type: ignore[assignment]
     """The texts of chunks by content hash, for a service that missed the event that carried them.
@@ -139,6 +147,16 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ingest_pb2.WaitForDocumentResponse, _abc.Awaitable[_ingest_pb2.WaitForDocumentResponse]]:
         """Waits, up to the call's deadline, until a revision of a document is searchable, unchanged,
         superseded or rejected. Needs the scope `publish` or `search`.
+        """
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _ingest_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.ReconcileResponse, _abc.Awaitable[_ingest_pb2.ReconcileResponse]]:
+        """Compares every document that was announced but is not known to be searchable with the index, without waiting,
+        and announces again what the index lacks. Of all tenants; harmless to repeat. Needs the scope `admin`.
         """
 
     @_abc_1.abstractmethod

@@ -54,7 +54,8 @@ def _without_captions(outline: Outline, rows: Iterator[Row]) -> Iterator[Row]:
 
 def _rows(text: str, delimiter: str) -> Iterator[Row]:
     """The rows that hold something."""
-    csv.field_size_limit(len(text) + 1)  # a missing quote may make the rest of the file one cell
+    # A missing quote may make the rest of the file one cell. The limit is that of the whole process.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     line = 1
     for row in reader:

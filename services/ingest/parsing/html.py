@@ -73,8 +73,11 @@ def _tree(text: str) -> etree._Element | None:
     try:
         root = etree.fromstring(text.encode(), parser)
     except etree.XMLSyntaxError:  # markup without a single element
-        return None
-    if any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):
+        root = None
+    errors = {entry.type for entry in parser.error_log}
+    if etree.ErrorTypes.ERR_NO_MEMORY in errors:
+        raise MemoryError
+    if etree.ErrorTypes.ERR_RESOURCE_LIMIT in errors:
         raise PermanentError(
             "the markup nests too deeply for all of its text to be read; flatten it or publish its text",
             reason="NESTED_TOO_DEEPLY",

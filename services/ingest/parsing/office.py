@@ -59,7 +59,9 @@ def package(content: bytes) -> io.BytesIO:
 
 
 def unreadable(error: Exception) -> PermanentError:
-    """The refusal of a file that its library cannot read."""
+    """The refusal of a file that its library cannot read; raises MemoryError when that was why."""
+    if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
+        raise MemoryError from error
     said = " ".join(str(error).split())[:150] or type(error).__name__
     return PermanentError(f"the file is damaged or not what it claims to be ({said})", reason="UNREADABLE_DOCUMENT")
 
