@@ -2,14 +2,15 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+DATA ?= ../shared/data
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COMPILE := $(BIN)/uv pip compile --no-header --no-annotate --quiet
 
-.PHONY: help setup demo up test lint format proto contracts lock clean
+.PHONY: help setup demo up test lint format proto contracts lock clean bench-ingest
 
 help: ## what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make .venv with the pinned packages and the `ragline` command in it
 
@@ -21,6 +22,11 @@ up: $(VENV)/.ready ## the whole stack in the foreground; Ctrl-C stops it
 
 test: $(VENV)/.ready-dev ## run the tests
 	$(BIN)/python -m pytest
+
+bench-ingest: $(VENV)/.ready ## documents a second and freshness on the PEP change stream (DATA=folder of data sets)
+	$(BIN)/python -m bench.ingest --data $(DATA) --embedder wordllama
+	$(BIN)/python -m bench.ingest --data $(DATA) --embedder minilm
+	$(BIN)/python -m bench.parsing --data $(DATA)
 
 lint: $(VENV)/.ready-dev ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .

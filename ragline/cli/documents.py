@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import time
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -82,8 +85,8 @@ class FeedLine(BaseModel):
 def find(names: Iterable[str]) -> Iterator[Found]:
     """What the names stand for: a file is named by its own name, one in a folder by its path below the folder.
 
-    Raises InvalidArgument for a name that stands for nothing; files of a folder that ingest cannot read are
-    passed over.
+    A pattern stands for files of the folder that it begins with, before its first wildcard. Raises InvalidArgument
+    for a name that stands for nothing; files of a folder or pattern that ingest cannot read are passed over.
     """
     for name in names:
         if name.startswith(("http://", "https://", "s3://", "gs://")):
@@ -94,12 +97,20 @@ def find(names: Iterable[str]) -> Iterator[Found]:
         elif Path(name).is_file():
             yield Found(Path(name), Path(name).name)
         elif any(character in name for character in "*?["):
-            matches = sorted(path for path in Path().glob(name) if path.is_file())
-            if not matches:
-                raise InvalidArgument("path", f"{name} matches no file")
-            yield from (Found(path, path.as_posix()) for path in matches)
+            yield from _find_by_pattern(name)
         else:
             raise InvalidArgument("path", f"{name} does not exist")
+
+
+def _find_by_pattern(pattern: str) -> Iterator[Found]:
+    fixed = takewhile(lambda part: not any(character in part for character in "*?["), Path(pattern).parts)
+    folder = Path(*fixed)
+    below = Path(pattern).relative_to(folder)
+    matches = folder.glob(str(below / "*" if below.name == "**" else below))
+    found = sorted(path for path in matches if path.is_file() and path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InvalidArgument("path", f"{pattern} matches no file that can be read ({', '.join(SUFFIXES)})")
+    yield from (Found(path, path.relative_to(folder).as_posix()) for path in found)
 
 
 def find_in_folder(folder: Path) -> Iterator[Found]:
@@ -114,14 +125,17 @@ def find_in_folder(folder: Path) -> Iterator[Found]:
 def change_of(found: Found, options: PublishOptions) -> Change:
     """The change that publishes a file or URL; its revision is the present moment in microseconds.
 
-    Raises InvalidArgument for a file that is too large or of an unknown kind.
+    Raises InvalidArgument for a file that is too large, of an unknown kind or cannot be read.
     """
     document_id = options.prefix + found.document_id
     if found.path is None:
         return _event(document_id, options, op="upsert", uri=found.url, content_ref=found.url, where=found.url)
     if found.path.suffix.lower() not in SUFFIXES:
         raise InvalidArgument("path", f"{found.path} is not of a kind that can be read ({', '.join(SUFFIXES)})")
-    data = found.path.read_bytes()
+    try:
+        data = found.path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument("path", f"{found.path} cannot be read: {error.strerror}") from error
     text = None if found.path.suffix.lower() in BINARY_SUFFIXES else _utf8(data)
     if text is not None and len(data) <= INLINE_CONTENT_BYTES:
         where = str(found.path)
@@ -142,8 +156,7 @@ def deletion_of(document_id: str, options: PublishOptions) -> DocumentChanged:
 
 def read_feed(file: Path, options: PublishOptions) -> Iterator[DocumentChanged]:
     """The changes of a feed in order; raises InvalidArgument that names the line at fault."""
-    packed = file.suffix == ".gz"
-    with gzip.open(file, "rt", encoding="utf-8") if packed else file.open(encoding="utf-8") as lines:
+    with _lines(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -163,6 +176,16 @@ def read_feed(file: Path, options: PublishOptions) -> Iterator[DocumentChanged]:
                 content=entry.content if entry.op == "upsert" else None,
                 where=where,
             )
+
+
+@contextmanager
+def _lines(file: Path) -> Iterator[Iterable[str]]:
+    packed = file.suffix == ".gz"
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if packed else file.open(encoding="utf-8") as lines:
+            yield lines
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InvalidArgument("feed", f"{file} cannot be read: {error}") from error
 
 
 def _event(document_id: str, options: PublishOptions, *, where: str, **fields: object) -> DocumentChanged:

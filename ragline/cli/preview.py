@@ -35,9 +35,10 @@ async def preview(session: Session, changes: Sequence[Change], options: PublishO
 def _request(change: Change, options: PublishOptions) -> ingest_pb2.PublishDocumentRequest:
     if isinstance(change, Upload):
         return upload_request(change, options, bulk=False)
+    delete = change.op == "delete"
     request = ingest_pb2.PublishDocumentRequest(
         document_id=change.document_id,
-        operation=ingest_pb2.OPERATION_UPSERT,
+        operation=ingest_pb2.OPERATION_DELETE if delete else ingest_pb2.OPERATION_UPSERT,
         revision=change.revision,
         source=change.source,
         uri=change.uri,

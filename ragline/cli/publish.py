@@ -9,11 +9,12 @@ from typing import Annotated, Any, Final
 import typer
 from rich.markup import escape
 
-from ragline.cli.documents import Change, Found, PublishOptions, change_of, deletion_of, find, find_in_folder, read_feed
+from ragline.cli.documents import SUFFIXES, Change, PublishOptions, change_of, deletion_of, find, read_feed
 from ragline.cli.preview import preview
-from ragline.cli.publishing import Outcome, Publisher, publisher
+from ragline.cli.publishing import Outcome, Publisher, Sent, publisher
 from ragline.cli.session import DataDirOption, JsonOption, Session
-from ragline.errors import InvalidArgument
+from ragline.cli.watching import WatchedFolder
+from ragline.errors import InvalidArgument, TransientError
 
 BULK_FROM_DOCUMENTS: Final = 50
 """From so many documents on, a publication is a bulk load: it gives way to live changes."""
@@ -45,20 +46,21 @@ def publish(
     names = paths or []
 
     async def work() -> None:
-        _check(names, feed=feed, delete=delete, folder_only=sync or watch)
+        _check(names, feed=feed, delete=delete, preview_only=preview_only, folder_only=sync or watch)
         if preview_only:
-            await preview(session, [change_of(found, options) for found in find(names)], options)
+            changes, unreadable, _ = _changes(names, options, delete=delete)
+            await preview(session, changes, options)
+            _refuse(session, unreadable)
             return
         async with publisher(session) as out:
             if watch:
-                await _watch(session, out, Path(names[0]), options, sync=sync)
+                await _watch(session, out, Path(names[0]), options, sync=sync, timeout_s=timeout_s)
                 return
-            changes, unreadable = _changes(names, options, feed=feed, delete=delete)
+            changes, unreadable, present = _changes(names, options, feed=feed, delete=delete)
             if sync:
-                changes += await _retired(out, [change.document_id for change in changes], options)
-            bulk = feed is not None or len(changes) >= BULK_FROM_DOCUMENTS
-            newest = await out.send(changes, options, bulk=bulk)
-            outcome = await out.follow(newest, timeout_s=timeout_s) if wait else Outcome(sent=len(newest))
+                changes += await _retired(out, present, options)
+            sent = await out.send(changes, options, bulk=_is_bulk(changes) or feed is not None)
+            outcome = await out.follow(sent, timeout_s=timeout_s) if wait else _unfollowed(sent)
         _report(session, outcome, unreadable, waited=wait)
         if unreadable or outcome.rejected:
             raise typer.Exit(1)
@@ -66,35 +68,53 @@ def publish(
     session.run(work())
 
 
-def _check(names: Sequence[str], *, feed: Path | None, delete: bool, folder_only: bool) -> None:
-    if feed is not None and (names or delete):
-        raise InvalidArgument("feed", "a feed names its documents itself: give no paths and no --delete with it")
+def _check(names: Sequence[str], *, feed: Path | None, delete: bool, preview_only: bool, folder_only: bool) -> None:
+    if feed is not None and (names or delete or preview_only):
+        raise InvalidArgument(
+            "feed", "a feed names its documents itself: give no paths, no --delete and no --preview with it"
+        )
     if feed is not None and not feed.is_file():
         raise InvalidArgument("feed", f"{feed} does not exist")
     if feed is None and not names:
         raise InvalidArgument("path", "name files, folders, patterns or URLs to publish")
-    if folder_only and (len(names) != 1 or not Path(names[0]).is_dir() or delete):
-        raise InvalidArgument("path", "--sync and --watch take exactly one folder")
+    if folder_only and (len(names) != 1 or not Path(names[0]).is_dir() or delete or preview_only):
+        raise InvalidArgument("path", "--sync and --watch take exactly one folder, and no --delete or --preview")
 
 
 def _changes(
-    names: Sequence[str], options: PublishOptions, *, feed: Path | None, delete: bool
-) -> tuple[list[Change], list[str]]:
-    """The changes to publish, and a line for each file that cannot be read."""
+    names: Sequence[str], options: PublishOptions, *, feed: Path | None = None, delete: bool
+) -> tuple[list[Change], list[str], list[str]]:
+    """The changes to publish, a line for each file that cannot be read, and the ids of all that was named."""
     if feed is not None:
-        return list(read_feed(feed, options)), []
+        return list(read_feed(feed, options)), [], []
     if delete:
-        return [deletion_of(name, options) for name in names], []
+        return [deletion_of(name, options) for name in names], [], []
     changes: list[Change] = []
     unreadable = []
+    places: dict[str, str] = {}
     for found in find(names):
+        place = str(found.path or found.url)
+        if places.setdefault(found.document_id, place) != place:
+            raise InvalidArgument(
+                "path",
+                f"{place} and {places[found.document_id]} would be one document, {found.document_id}: "
+                "publish them one by one, each with its own --prefix",
+            )
         try:
             changes.append(change_of(found, options))
         except InvalidArgument as error:
             unreadable.append(str(error))
-    if not changes and not unreadable:
-        raise InvalidArgument("path", "holds no file that can be read")
-    return changes, unreadable
+    if not places:
+        raise InvalidArgument("path", f"{', '.join(names)} holds no file that can be read ({', '.join(SUFFIXES)})")
+    return changes, unreadable, [options.prefix + name for name in places]
+
+
+def _is_bulk(changes: Sequence[Change]) -> bool:
+    return len(changes) >= BULK_FROM_DOCUMENTS
+
+
+def _unfollowed(sent: Sent) -> Outcome:
+    return Outcome(sent=len(sent.newest), rejected=sent.rejected)
 
 
 async def _retired(out: Publisher, present: Sequence[str], options: PublishOptions) -> list[Change]:
@@ -112,39 +132,54 @@ async def _retired(out: Publisher, present: Sequence[str], options: PublishOptio
     ]
 
 
-async def _watch(session: Session, out: Publisher, folder: Path, options: PublishOptions, *, sync: bool) -> None:
-    """Publish the folder, then whatever changes in it, until Ctrl-C."""
-    from watchfiles import Change as FileChange
-    from watchfiles import awatch
+async def _watch(
+    session: Session, out: Publisher, folder: Path, options: PublishOptions, *, sync: bool, timeout_s: float
+) -> None:
+    """Publish the folder, then whatever changes in it, until Ctrl-C; what fails for now is tried again."""
+    watched = WatchedFolder(folder, options)
 
-    found = list(find_in_folder(folder))
-    changes: list[Change] = [change_of(each, options) for each in found]
-    if sync:
-        changes += await _retired(out, [change.document_id for change in changes], options)
-    _report(session, await out.follow(await out.send(changes, options, bulk=False), timeout_s=3600), [], waited=True)
-    session.console.print(f"watching {folder} (Ctrl-C ends it)")
-    async for batch in awatch(folder):
-        changes = []
-        for kind, name in sorted(batch, key=lambda item: item[1]):
-            below = Path(name).resolve().relative_to(folder.resolve()).as_posix()
-            readable = {each.document_id: each for each in find_in_folder(folder)}
-            if kind is FileChange.deleted:
-                changes.append(deletion_of(below, options))
-            elif below in readable:
-                changes.append(change_of(Found(readable[below].path, below), options))
-        if changes:
-            newest = await out.send(changes, options, bulk=False)
-            _report(session, await out.follow(newest, timeout_s=3600), [], waited=True)
+    async def catch_up(retired: Sequence[Change] = (), *, quiet: bool = True) -> None:
+        changes, unreadable, signatures = watched.changes()
+        changes += retired
+        if not changes and not unreadable and quiet:
+            return
+        sent = await out.send(changes, options, bulk=_is_bulk(changes))
+        _report(session, await out.follow(sent, timeout_s=timeout_s), unreadable, waited=True)
+        watched.published(signatures)
+
+    present = [options.prefix + found.document_id for found in watched.present()]
+    await catch_up(await _retired(out, present, options) if sync else (), quiet=False)
+    if not session.as_json:
+        session.console.print(f"watching {folder} (Ctrl-C ends it)")
+    async for _ in watched.moves():
+        try:
+            await catch_up()
+        except TransientError as error:
+            session.failure(error)
+
+
+def _refuse(session: Session, unreadable: Sequence[str]) -> None:
+    """Say which files cannot be read, and end with 1 if there are any."""
+    if unreadable and session.as_json:
+        session.emit({"unreadable": list(unreadable)})
+    elif unreadable:
+        _print_unreadable(session, unreadable)
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def _print_unreadable(session: Session, unreadable: Sequence[str]) -> None:
+    for line in unreadable:
+        session.console.print(f"[red]not published[/] {escape(line)}", soft_wrap=True)
 
 
 def _report(session: Session, outcome: Outcome, unreadable: list[str], *, waited: bool) -> None:
     if session.as_json:
         session.emit(_json(outcome, unreadable))
         return
-    for line in unreadable:
-        session.console.print(f"[red]not published[/] {escape(line)}")
+    _print_unreadable(session, unreadable)
     for name, reason in outcome.rejected:
-        session.console.print(f"[red]rejected[/] {escape(name)}: {escape(reason)}")
+        session.console.print(f"[red]rejected[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
     if not waited:
         session.console.print(f"{outcome.sent} documents published; they become searchable in the background")
     elif outcome.searchable:

@@ -20,7 +20,7 @@ from ragline.cli.session import Session
 from ragline.client import Ragline
 from ragline.contracts.cloudevents import Message, encode
 from ragline.contracts.events import BulkDocumentChanged, DocumentChanged
-from ragline.errors import ConfigurationError, TransientError
+from ragline.errors import ConfigurationError, PermanentError, PermissionDenied, TransientError, Unauthenticated
 from ragline.index.versions import IndexVersion
 from ragline.ingest.v1 import ingest_pb2
 from ragline.telemetry import Telemetry, trace_headers
@@ -40,6 +40,14 @@ class Outcome:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Sent:
+    """What left: the newest revision of each document, and what ingest refused at once, with the reason."""
+
+    newest: dict[str, int] = field(default_factory=dict)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+
 class Publisher:
     """Sends changes to a running Ragline. Make one with `publisher`."""
 
@@ -50,21 +58,24 @@ class Publisher:
         self._telemetry = telemetry
         self.client = client
 
-    async def send(self, changes: Iterable[Change], options: PublishOptions, *, bulk: bool) -> dict[str, int]:
-        """Send changes in order; returns the newest revision sent of each document.
-
-        A change that ingest refuses at once raises its error.
-        """
-        newest: dict[str, int] = {}
+    async def send(self, changes: Iterable[Change], options: PublishOptions, *, bulk: bool) -> Sent:
+        """Send changes in order; a file that ingest cannot read is refused at once, and the others go on."""
+        sent = Sent()
         remaining = iter(changes)
         while batch := list(islice(remaining, _BATCH)):
             events = [change for change in batch if isinstance(change, DocumentChanged)]
             await self._bus.publish([self._message(event, bulk=bulk) for event in events])
             for change in batch:
                 if isinstance(change, Upload):
-                    await self._upload(change, options, bulk=bulk)
-                newest[change.document_id] = change.revision
-        return newest
+                    try:
+                        await self._upload(change, options, bulk=bulk)
+                    except (Unauthenticated, PermissionDenied):
+                        raise
+                    except PermanentError as error:
+                        sent.rejected.append((change.document_id, str(error)))
+                        continue
+                sent.newest[change.document_id] = max(change.revision, sent.newest.get(change.document_id, 0))
+        return sent
 
     def _message(self, event: DocumentChanged, *, bulk: bool) -> Message:
         """The message of an event, in a trace of its own."""
@@ -75,9 +86,10 @@ class Publisher:
     async def _upload(self, upload: Upload, options: PublishOptions, *, bulk: bool) -> None:
         await self._client.publish_request(upload_request(upload, options, bulk=bulk))
 
-    async def follow(self, newest: dict[str, int], *, timeout_s: float) -> Outcome:
+    async def follow(self, sent: Sent, *, timeout_s: float) -> Outcome:
         """Wait for every document's newest revision, with a progress bar; raises TransientError at the time-out."""
-        outcome = Outcome(sent=len(newest))
+        newest = sent.newest
+        outcome = Outcome(sent=len(newest), rejected=[*sent.rejected])
         started = time.monotonic()
         limit = asyncio.Semaphore(_WAITERS)
         versions: list[IndexVersion] = []

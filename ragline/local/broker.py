@@ -44,6 +44,7 @@ class TopicSpec:
     partitions: int
     compacted: bool = False
     retention_ms: int | None = None
+    max_message_bytes: int | None = None
 
     def configuration(self) -> dict[str, str]:
         """The topic's settings in Kafka's words."""
@@ -52,6 +53,8 @@ class TopicSpec:
         if self.retention_ms is not None:
             policies.append("delete")
             settings["retention.ms"] = str(self.retention_ms)
+        if self.max_message_bytes is not None:
+            settings["max.message.bytes"] = str(self.max_message_bytes)
         return settings | ({"cleanup.policy": ",".join(policies)} if policies else {})
 
 
