@@ -94,7 +94,7 @@ async def main(bootstrap: str) -> None:
         await outcome(consumer, canteen, second)
 
         restricted = revision()
-        await change(producer, leave, "access", acl=["staff"], acl_revision=restricted)  # no content is sent again
+        await change(producer, leave, "access", acl=["board"], acl_revision=restricted)  # no content is sent again
         await outcome(consumer, leave, first)
 
         listed = revision()

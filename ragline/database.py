@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg import AsyncConnection
@@ -17,6 +17,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ragline.errors import ConfigurationError, PermanentError, TransientError
+from ragline.settings import Settings
 
 Connection = AsyncConnection[DictRow]
 
@@ -59,6 +60,16 @@ class Database:
             max_size=pool_size,
             timeout=5.0,
             open=False,
+        )
+
+    @classmethod
+    def of(cls, settings: Settings, schema: str) -> Self:
+        """The database that the settings name, for a service's schema."""
+        return cls(
+            settings.database_url,
+            schema,
+            pool_size=settings.database.pool_size,
+            statement_timeout_s=settings.database.statement_timeout_s,
         )
 
     async def open(self, migrations: Path) -> None:

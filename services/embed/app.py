@@ -27,12 +27,7 @@ from services.embed.vectors import ChunkEncoder, VectorCache
 def build(settings: Settings) -> Service:
     """Wire the service; nothing is opened yet except the embedder, which takes seconds on first use."""
     telemetry = Telemetry("embed")
-    database = Database(
-        settings.database_url,
-        "embed",
-        pool_size=settings.database.pool_size,
-        statement_timeout_s=settings.database.statement_timeout_s,
-    )
+    database = Database.of(settings, "embed")
     engine = connect_engine(settings.engine_url, api_key=settings.engine_api_key)
     bus = Bus(settings.bus, settings.bootstrap, service="embed", telemetry=telemetry)
     outbox = Outbox(database, bus.publish, source="ragline/embed")

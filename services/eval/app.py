@@ -24,12 +24,7 @@ def build(settings: Settings) -> Service:
     """Wire the service; nothing is opened yet."""
     own = EvalSettings.load()
     telemetry = Telemetry("eval")
-    database = Database(
-        settings.database_url,
-        "eval",
-        pool_size=settings.database.pool_size,
-        statement_timeout_s=settings.database.statement_timeout_s,
-    )
+    database = Database.of(settings, "eval")
     bus = Bus(settings.bus, settings.bootstrap, service="eval", telemetry=telemetry)
     outbox = Outbox(database, bus.publish, source="ragline/eval")
     evaluations = Evaluations(database, outbox)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ragline.contracts.events import AnswerEvaluated
+from ragline.contracts.messages import evaluation_message
 from ragline.errors import InvalidArgument, NotFound
 from ragline.eval.v1 import eval_pb2 as pb
 from ragline.eval.v1 import eval_pb2_grpc
@@ -29,23 +29,4 @@ class EvalServicer(eval_pb2_grpc.EvalServiceServicer):
         evaluation = await self._evaluations.find(request.answer_id, tenant=tenant)
         if evaluation is None:
             raise NotFound(f"there is no evaluation of an answer {request.answer_id} (not yet, or no such answer)")
-        return pb.GetEvaluationResponse(evaluation=_as_message(evaluation))
-
-
-def _as_message(evaluation: AnswerEvaluated) -> pb.Evaluation:
-    return pb.Evaluation(
-        answer_id=evaluation.answer_id,
-        verdict=evaluation.verdict,
-        scores=[
-            pb.Score(
-                name=score.name,
-                value=score.value,
-                method=score.method,
-                version=score.version,
-                reason=score.reason,
-            )
-            for score in evaluation.scores
-        ],
-        flags=evaluation.flags,
-        evaluated_unix_s=evaluation.evaluated_at.timestamp(),
-    )
+        return pb.GetEvaluationResponse(evaluation=evaluation_message(evaluation))

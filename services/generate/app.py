@@ -27,12 +27,7 @@ def build(settings: Settings) -> Service:
     """Wire the service; nothing is opened yet. Refuses models without a known price."""
     own = GenerateSettings.load()
     telemetry = Telemetry("generate")
-    database = Database(
-        settings.database_url,
-        "generate",
-        pool_size=settings.database.pool_size,
-        statement_timeout_s=settings.database.statement_timeout_s,
-    )
+    database = Database.of(settings, "generate")
     bus = Bus(settings.bus, settings.bootstrap, service="generate", telemetry=telemetry)
     outbox = Outbox(database, bus.publish, source="ragline/generate")
     answers = Answers(database, outbox)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ragline.contracts.events import AnswerEvaluated
-from ragline.eval.v1 import eval_pb2
+from ragline.contracts.messages import evaluation_message
 from ragline.gateway.v1 import gateway_pb2 as pb
 from ragline.retrieve.v1 import retrieve_pb2
 from services.generate.answer import Answer, Passage, StageScore
@@ -34,7 +33,7 @@ def answer_message(answer: Answer) -> pb.Answer:
         user=answer.asker,
         created_unix_s=answer.created_at.timestamp(),
         outcome=answer.outcome,
-        evaluation=_evaluation(answer.evaluation) if answer.evaluation else None,
+        evaluation=evaluation_message(answer.evaluation) if answer.evaluation else None,
     )
 
 
@@ -73,22 +72,3 @@ def budget_message(budget: Budget) -> pb.Budget:
 
 def _stage_score(stage: StageScore | None) -> retrieve_pb2.StageScore | None:
     return retrieve_pb2.StageScore(score=stage.score, rank=stage.rank) if stage else None
-
-
-def _evaluation(evaluation: AnswerEvaluated) -> eval_pb2.Evaluation:
-    return eval_pb2.Evaluation(
-        answer_id=evaluation.answer_id,
-        verdict=evaluation.verdict,
-        scores=[
-            eval_pb2.Score(
-                name=score.name,
-                value=score.value,
-                method=score.method,
-                version=score.version,
-                reason=score.reason,
-            )
-            for score in evaluation.scores
-        ],
-        flags=evaluation.flags,
-        evaluated_unix_s=evaluation.evaluated_at.timestamp(),
-    )

@@ -33,12 +33,7 @@ def build(settings: Settings) -> Service:
     """Wire the service; nothing is opened yet."""
     own = IngestSettings.load()
     telemetry = Telemetry("ingest")
-    database = Database(
-        settings.database_url,
-        "ingest",
-        pool_size=settings.database.pool_size,
-        statement_timeout_s=settings.database.statement_timeout_s,
-    )
+    database = Database.of(settings, "ingest")
     bus = Bus(settings.bus, settings.bootstrap, service="ingest", telemetry=telemetry)
     windows = Windows(window=own.window_documents)
     outbox = Outbox(database, bus.publish, source="ragline/ingest", lanes=LANES, control=windows)

@@ -288,4 +288,4 @@ async def test_the_example_of_a_plain_kafka_producer_runs(folder: Path) -> None:
         ["wiki/leave", "indexed"], ["wiki/canteen", "indexed"], ["wiki/leave", "indexed"], ["wiki/canteen", "indexed"],
     ]  # fmt: skip
     hits = await found(folder, "paid leave canteen noon")
-    assert not hits.intersection({"wiki/leave", "wiki/canteen"})  # one is for the group staff alone, one is retired
+    assert not hits.intersection({"wiki/leave", "wiki/canteen"})  # one is for the group board alone, one is retired

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from ragline.contracts.cloudevents import Message
 from ragline.contracts.events import ChunksReady, IndexCommitted, IndexState
@@ -101,6 +102,19 @@ class Index:
     outbox: Outbox
     published: list[Message]
     telemetry: Telemetry
+    metrics: InMemoryMetricReader
+
+    def measured(self, name: str) -> float:
+        """The sum of a metric over all its attributes; of a histogram, how often it was recorded."""
+        data = self.metrics.get_metrics_data()
+        return sum(
+            getattr(point, "value", None) or getattr(point, "count", 0)
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        )
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -247,5 +261,7 @@ async def empty_index(database_url: str, engine: VectorEngine) -> AsyncIterator[
     await engine.drop_generation(GENERATION)
     await engine.create_generation(GENERATION, DIMENSIONS)
     assert await ledger.open_generation("test", DIMENSIONS) == GENERATION
-    yield Index(database, Interposed(engine), ledger, History(database), outbox, published, Telemetry("embed"))
+    reader = InMemoryMetricReader()
+    telemetry = Telemetry("embed", readers=[reader])
+    yield Index(database, Interposed(engine), ledger, History(database), outbox, published, telemetry, reader)
     await database.aclose()

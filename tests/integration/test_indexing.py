@@ -161,6 +161,15 @@ async def test_an_event_becomes_a_version_and_its_redelivery_does_nothing(embed:
     assert await embed.index.texts() == ["one", "two"]
 
 
+async def test_reuse_and_freshness_are_measured(embed: Embed) -> None:
+    await embed.handle(upsert(1, ["one", "two"]))
+    await embed.handle(upsert(2, ["one", "two", "three"]))
+
+    assert embed.index.measured("rag.chunks.embedded") == 3
+    assert embed.index.measured("rag.chunks.reused") == 2
+    assert embed.index.measured("rag.freshness") == 2
+
+
 async def test_only_contents_that_were_never_embedded_are_embedded(embed: Embed) -> None:
     await embed.handle(upsert(1, ["one", "two"]))
     await embed.handle(upsert(2, ["one", "three"]))
