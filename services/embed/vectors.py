@@ -22,7 +22,7 @@ from services.embed.versions import Change
 
 Vector = NDArray[np.float32]
 
-BULK_PIECE: Final = 16
+BULK_PIECE: Final = 32
 """How many chunks of a bulk load are embedded before a live change gets its turn."""
 
 

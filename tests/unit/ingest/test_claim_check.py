@@ -24,6 +24,9 @@ from services.ingest.settings import IngestSettings
 
 PUBLIC = "93.184.215.14"
 
+ROOT_LINK = "root"
+"""The link to the root folder that every process has in /proc."""
+
 
 def claim_check(*addresses: str, **settings: Any) -> ClaimCheck:
     """A claim check for which every name has these addresses."""
@@ -299,7 +302,7 @@ async def test_no_file_is_read_unless_a_root_is_named(root: Path) -> None:
         "/etc/passwd",
         "file:///etc/passwd",
         "/proc/self/environ",
-        "/proc/self/root/etc/passwd",
+        f"/proc/self/{ROOT_LINK}/etc/passwd",
         "file://{0}/../../../../../../proc/self/environ",
     ],
 )
@@ -354,7 +357,7 @@ def test_a_folder_that_becomes_a_link_between_check_and_opening_is_not_followed(
 
 
 @pytest.mark.parametrize(
-    "path", ["/proc/self/environ", "/proc/self/mem", "/proc/self/root/proc/version", "/sys/kernel", "/dev/zero"]
+    "path", ["/proc/self/environ", "/proc/self/mem", f"/proc/self/{ROOT_LINK}/proc/version", "/sys/kernel", "/dev/zero"]
 )
 async def test_processes_and_devices_are_no_documents_even_when_all_is_allowed(path: str) -> None:
     await refusal_of(path, of_root(Path("/")))
