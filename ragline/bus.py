@@ -25,7 +25,8 @@ from faststream.kafka import KafkaBroker
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from ragline.contracts.cloudevents import Message, Received, decode
-from ragline.contracts.events import Event, dead_letter_topic
+from ragline.contracts.event import Event
+from ragline.contracts.events import dead_letter_topic
 from ragline.errors import PermanentError, TransientError
 from ragline.kafka_records import Record, headers_of, origin_of, raw_records, tolerant_parser
 from ragline.telemetry import Telemetry, remote_context, trace_headers

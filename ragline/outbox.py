@@ -18,7 +18,7 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from ragline.contracts.cloudevents import Message, encode
-from ragline.contracts.events import Event
+from ragline.contracts.event import Event
 from ragline.database import Connection, Database
 from ragline.errors import TransientError
 from ragline.faults import fault_point

@@ -24,7 +24,7 @@ def publish(
     paths: Annotated[
         list[str] | None, typer.Argument(help="Files, folders, patterns or URLs; with --delete, document ids.")
     ] = None,
-    tenant: Annotated[str, typer.Option(help="The tenant that owns the documents.")] = "default",
+    tenant: Annotated[str, typer.Option(help="The tenant that owns the documents: that of your key.")] = "default",
     source: Annotated[str, typer.Option(help="Who publishes; a source may be bound to tenants.")] = "cli",
     prefix: Annotated[str, typer.Option(help="Put before each document id.")] = "",
     acl: Annotated[

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from ragline.contracts.events import EVENTS, Event, dead_letter_topic
+from ragline.contracts.event import Event
+from ragline.contracts.events import EVENTS, dead_letter_topic
 from ragline.errors import NotFound
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from ragline.contracts.events import Event
+from ragline.contracts.event import Event
 from ragline.errors import PermanentError
 
 E = TypeVar("E", bound=Event)

@@ -10,53 +10,16 @@ defaults, unknown fields are ignored, and the golden examples in `tests/contract
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+
+from ragline.contracts.event import CONTRACT, AboutDocument, DocumentId, Event, Group, Revision, Scalar, Tenant
 
 INLINE_CONTENT_BYTES = 512 * 1024
 """The most bytes of content that an event carries inline; more goes by `content_ref`."""
 SNAPSHOT_DOCUMENTS = 10_000
 """The most document ids that a snapshot lists inline; more go by `content_ref`."""
-
-Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-"""A tenant's name: lower-case letters, digits, `-` and `_`."""
-DocumentId = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""Upstream's name for a document, unique within the tenant; no control characters."""
-Group = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^*\x00-\x1f\x7f]+$")]
-Revision = Annotated[int, Field(ge=0, lt=2**63)]
-Scalar = str | bool | int | float
-_CONTRACT = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False)
-"""Unknown fields are ignored, so that a contract can grow; NaN and infinity are refused, for JSON has neither."""
-
-
-class Event(BaseModel):
-    """The base of all events; a subclass names its topic, producer and consumers."""
-
-    model_config = _CONTRACT
-
-    topic: ClassVar[str]
-    producer: ClassVar[str]
-    consumers: ClassVar[tuple[str, ...]]
-    compacted: ClassVar[bool] = False
-
-    def key(self) -> str:
-        """The Kafka key: events of one key keep their order."""
-        raise TypeError(f"{type(self).__name__} has no key")
-
-    def subject(self) -> str:
-        """The CloudEvents subject: what the event is about."""
-        return self.key()
-
-
-class AboutDocument(Event):
-    """Events about one document share its key, so that they keep their order."""
-
-    tenant: Tenant
-    document_id: DocumentId
-
-    def key(self) -> str:
-        return f"{self.tenant}/{self.document_id}"
 
 
 class DocumentChanged(AboutDocument):
@@ -131,7 +94,7 @@ class SnapshotCompleted(Event):
 class ManifestEntry(BaseModel):
     """One chunk of a document version, in order; `text` travels only when it is new."""
 
-    model_config = _CONTRACT
+    model_config = CONTRACT
 
     chunk_id: str
     content_hash: str
@@ -178,7 +141,7 @@ class BulkChunksReady(ChunksReady):
 class CommittedDocument(BaseModel):
     """One document's part of a commit."""
 
-    model_config = _CONTRACT
+    model_config = CONTRACT
 
     tenant: str
     document_id: str
@@ -213,7 +176,7 @@ class IndexCommitted(Event):
 class GenerationState(BaseModel):
     """What a reader must know of one generation."""
 
-    model_config = _CONTRACT
+    model_config = CONTRACT
 
     watermark: int
     fingerprint: str
@@ -258,7 +221,7 @@ class DocumentStatus(AboutDocument):
 class EvidenceRef(BaseModel):
     """One numbered piece of evidence of an answer, without its text."""
 
-    model_config = _CONTRACT
+    model_config = CONTRACT
 
     number: int
     document_id: str
@@ -301,7 +264,7 @@ class AnswerProduced(Event):
 class Score(BaseModel):
     """One judgement of an answer: a value in [0, 1], how it was made, and why, in words."""
 
-    model_config = _CONTRACT
+    model_config = CONTRACT
 
     name: str
     value: float | None = None

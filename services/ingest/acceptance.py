@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ragline.contracts.events import DocumentChanged, ManifestEntry, Scalar
+from ragline.contracts.event import Scalar
+from ragline.contracts.events import DocumentChanged, ManifestEntry
 
 Operation = Literal["upsert", "delete", "access"]
 Access = tuple[str, ...] | None

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from ragline.contracts.events import DocumentChanged, ManifestEntry, Scalar
+from ragline.contracts.event import Scalar
+from ragline.contracts.events import DocumentChanged, ManifestEntry
 from services.ingest.acceptance import Operation
 from services.ingest.blobs import Blobs
 from services.ingest.claim_check import ClaimCheck

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ragline.bus import Bus, DeliveryPolicy
 from ragline.contracts.cloudevents import Received
-from ragline.contracts.events import BulkDocumentChanged, DocumentId, SnapshotCompleted
+from ragline.contracts.event import DocumentId
+from ragline.contracts.events import BulkDocumentChanged, SnapshotCompleted
 from ragline.database import Database
 from ragline.errors import PermanentError
 from services.ingest.claim_check import ClaimCheck

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
 
-from ragline.contracts.events import Event
+from ragline.contracts.event import Event
 
 _TEXT = st.characters(codec="utf-8")
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {

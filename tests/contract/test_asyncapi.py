@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from ragline.cli.main import app
 from ragline.contracts.asyncapi import asyncapi, event_schema
-from ragline.contracts.events import EVENTS, Event, dead_letter_topic
+from ragline.contracts.event import Event
+from ragline.contracts.events import EVENTS, dead_letter_topic
 from ragline.errors import NotFound
 from tests.contract.service_catalogue import SERVICES
 

@@ -183,7 +183,7 @@ def test_it_gets_the_secrets_that_it_needs_by_reference_and_no_others(service: s
     secrets = {v["name"]: v["valueFrom"]["secretKeyRef"] for v in _container(service)["env"] if "valueFrom" in v}
     source = (ROOT / "services" / service / "app.py").read_text()
     needed = {
-        "RAGLINE_DATABASE__URL": "settings.database_url",
+        "RAGLINE_DATABASE__URL": "Database.of(settings",
         "RAGLINE_ENGINE__API_KEY": "settings.engine_api_key",
         "RAGLINE_AUTH__SERVICE_TOKEN": "settings.service_token",
     }

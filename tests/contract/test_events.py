@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ragline.contracts.cloudevents import Received, decode, encode
-from ragline.contracts.events import EVENTS, DocumentChanged, Event, dead_letter_topic
+from ragline.contracts.event import Event
+from ragline.contracts.events import EVENTS, DocumentChanged, dead_letter_topic
 from ragline.errors import PermanentError
 from ragline.runtime import Service
 from tests.contract.event_strategies import events

@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from ragline.bus import Bus, DeliveryPolicy
 from ragline.contracts.cloudevents import Received, encode
-from ragline.contracts.events import Event, dead_letter_topic
+from ragline.contracts.event import Event
+from ragline.contracts.events import dead_letter_topic
 from ragline.settings import BusSettings
 from ragline.telemetry import Telemetry, trace_headers
 from tests.integration.embed_under_test import eventually

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ragline.contracts.cloudevents import Message, Received
+from ragline.contracts.event import Event
 from ragline.contracts.events import (
     BulkChunksReady,
     ChunksReady,
     CommittedDocument,
     DocumentChanged,
     DocumentStatus,
-    Event,
     IndexCommitted,
 )
 from ragline.database import Database, package_folder

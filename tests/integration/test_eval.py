@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from ragline.contracts.cloudevents import Message, Received, decode
-from ragline.contracts.events import AnswerEvaluated, AnswerProduced, Event, EvidenceRef, Score
+from ragline.contracts.event import Event
+from ragline.contracts.events import AnswerEvaluated, AnswerProduced, EvidenceRef, Score
 from ragline.database import Connection, Database, package_folder
 from ragline.errors import InvalidArgument, NotFound, TransientError
 from ragline.eval.v1 import eval_pb2, eval_pb2_grpc
