@@ -61,6 +61,8 @@ class Demo:
     thrifty: Ragline
     admin: Ragline
     checks: list[tuple[str, bool]] = field(default_factory=list)
+    published: str = ""
+    """The index version that holds the newest publication."""
 
     def step(self, title: str) -> None:
         self.console.print()
@@ -72,7 +74,8 @@ class Demo:
 
     async def ask(self, question: str, *, at: str = "") -> Answer:
         self.console.print(f"[bold]? {escape(question)}[/]" + (f" [dim]at {at}[/]" if at else ""))
-        answer = await self.user.ask(question, at_version=at)
+        # Read your own writes: a reader may be a few milliseconds behind what was just published.
+        answer = await self.user.ask(question, at_version=at, min_version="" if at else self.published)
         self.console.print(f"  {escape(answer.text)}", style="yellow" if answer.refused else None)
         self.console.print(footer(answer, None))
         return answer
@@ -82,6 +85,7 @@ class Demo:
         async with publisher(self.session) as out:
             outcome = await out.follow(await out.send(changes, OPTIONS, bulk=False), timeout_s=150)
         self.console.print(f"searchable at [bold]{outcome.index_version}[/] after {outcome.seconds:.1f} s")
+        self.published = outcome.index_version
         return outcome.index_version
 
 
