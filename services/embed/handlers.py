@@ -56,6 +56,8 @@ class Indexer:
 
     async def index_document(self, received: Received[ChunksReady]) -> Committed | None:
         """Bring the index to this version of the document; None when there was nothing to do."""
+        if await self._is_late_part(received.event):
+            return None
         event = await self._parts.assemble(received.event)
         if event is None:
             return None
@@ -83,6 +85,13 @@ class Indexer:
             freshness_s = (datetime.now(UTC) - event.changed_at).total_seconds()
             self._metrics.freshness_s.record(max(0.0, freshness_s), {Attribute.TENANT: event.tenant})
             return committed
+
+    async def _is_late_part(self, event: ChunksReady) -> bool:
+        """Whether a newer version is committed already: staged, the part could wait for the others forever."""
+        if event.parts == 1:
+            return False
+        current = await self._ledger.current_document(self.generation, event.tenant, event.document_id)
+        return current.document_version > event.document_version
 
     async def _prepare(self, change: Change) -> Prepared:
         """Both vectors for every chunk to open; nothing is reserved yet."""

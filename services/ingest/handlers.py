@@ -173,7 +173,7 @@ class Changes:
     async def _prepare(self, event: DocumentChanged, content: Content) -> _Prepared:
         event = event.model_copy(update={"content_type": content.content_type})
         cut = await self._cutter.cut(event, content.data)
-        return _Prepared(event, cut, await self._originals.keep(content, cut.manifest))
+        return _Prepared(event, cut, await self._originals.keep(content, cut))
 
     def check_source(self, tenant: str, source: str) -> None:
         """Raise PermissionDenied for a source that may not write the tenant."""

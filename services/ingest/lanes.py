@@ -18,8 +18,12 @@ LIVE: Final = 1
 BULK: Final = 2
 LANES: Final = (REPORTS, LIVE, BULK)
 
-_FORGOTTEN_AFTER_S: Final = 60.0
-"""A document that was sent so long ago no longer takes room: it may lie in a DLQ."""
+_ANNOUNCEMENTS_WITH_ROOM: Final = 3
+"""A document that was announced more often no longer takes room: it may lie in a DLQ.
+
+Not so long ago, but so often: it is announced again only while embed answers, so that a stopped embed gets no
+more than a window however long it is stopped.
+"""
 
 
 class Windows:
@@ -32,8 +36,8 @@ class Windows:
         """How many documents of each lane may be sent now."""
         cursor = await connection.execute(
             "SELECT lane, count(*)::int AS documents FROM document WHERE indexed_version < document_version "
-            "AND sent_at > clock_timestamp() - make_interval(secs => %s) GROUP BY lane",
-            (_FORGOTTEN_AFTER_S,),
+            "AND sent_at IS NOT NULL AND announcements <= %s GROUP BY lane",
+            (_ANNOUNCEMENTS_WITH_ROOM,),
         )
         in_flight = {row["lane"]: row["documents"] for row in await cursor.fetchall()}
         return {lane: self._window - in_flight.get(lane, 0) for lane in (LIVE, BULK)}

@@ -17,6 +17,7 @@ from ragline.contracts.events import DocumentChanged, ManifestEntry
 from services.ingest.acceptance import Operation
 from services.ingest.blobs import Blobs
 from services.ingest.claim_check import ClaimCheck
+from services.ingest.cutting import CutDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class Kept:
     content_type: str | None
     etag: str | None
     fetched_from: str | None
+    language: str | None
+    """What the document declares, or else what its prose looks like: an ISO 639 code."""
+    links: list[str]
+    """The places outside itself that the document points to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,17 @@ class Originals:
         content_type = event.content_type or fetched.content_type
         return Content(fetched.content, content_type, fetched.etag, fetched.final_url)
 
-    async def keep(self, content: Content, manifest: Iterable[ManifestEntry]) -> Kept:
+    async def keep(self, content: Content, cut: CutDocument) -> Kept:
         """Put the original and its text into the blob store; TransientError when it is full or gone.
 
         Done before the version is recorded: a crash in between leaves a blob that nothing refers to.
         """
         original, text = await asyncio.gather(
-            self._blobs.put(content.as_bytes()), self._blobs.put(text_lines(manifest))
+            self._blobs.put(content.as_bytes()), self._blobs.put(text_lines(cut.manifest))
         )
-        return Kept(original, text, content.content_type, content.etag, content.fetched_from)
+        return Kept(
+            original, text, content.content_type, content.etag, content.fetched_from, cut.language, list(cut.links)
+        )
 
 
 def text_lines(manifest: Iterable[ManifestEntry]) -> bytes:

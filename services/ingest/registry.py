@@ -110,8 +110,9 @@ class Registry:
         await connection.execute(
             """
             INSERT INTO document_version (tenant, document_id, document_version, revision, source, op, original_key,
-                text_key, content_type, etag, fetched_from, title, uri, metadata, accepted_at, traceparent)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                text_key, content_type, etag, fetched_from, language, links, title, uri, metadata, accepted_at,
+                traceparent)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             (
                 document.tenant, document.document_id, document.document_version, document.revision, document.source,

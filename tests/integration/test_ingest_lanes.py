@@ -86,6 +86,19 @@ async def test_what_waits_its_turn_is_not_announced_twice(database: Database, sh
         assert await ingest.searchability.reconcile() == 0
 
 
+async def test_what_waits_long_for_a_stopped_embedder_keeps_its_room_until_it_was_announced_in_vain(
+    database: Database, short_dir: Path
+) -> None:
+    """Otherwise the bus would fill up, a window at a time, for as long as embed is stopped."""
+    async with running_ingest(database, short_dir, window=1) as ingest:
+        await load(ingest, 2)
+        assert await sent(ingest) == [("bulk", f"{TENANT}-0")]
+        await database.fetch("UPDATE document SET sent_at = sent_at - interval '1 day' WHERE sent_at IS NOT NULL")
+        assert await sent(ingest) == []
+        await database.fetch("UPDATE document SET announcements = 9 WHERE sent_at IS NOT NULL")
+        assert await sent(ingest) == [("bulk", f"{TENANT}-1")], "it must not hold up the others forever"
+
+
 async def test_a_bulk_load_over_grpc_reports_what_it_refuses_and_goes_on(database: Database, short_dir: Path) -> None:
     async def requests() -> AsyncIterator[pb.PublishDocumentRequest]:
         for name, content in (("a", "First."), ("b", ""), ("c", "Third."), ("a", "First.")):

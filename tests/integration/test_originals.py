@@ -220,3 +220,17 @@ async def test_a_full_blob_store_leaves_nothing_half_done_and_a_redelivery_succe
 
     assert (await ingest.changes.accept_change(change("upsert", 1, MANUAL))).changed
     assert (await kept(ingest, 1)).fetched_from is None
+
+
+async def test_a_version_keeps_its_language_and_where_it_points_to(ingest: Ingest) -> None:
+    text = (
+        "# Anleitung\n\nDas Gerät wird mit dem Schalter an der Rückseite eingeschaltet; mehr steht in der "
+        "[Liste](https://example.org/liste). Vor dem ersten Gebrauch muss der Behälter mit frischem Wasser gefüllt "
+        "werden, und danach wird er jede Woche gereinigt. Wer das Gerät länger nicht benutzt, zieht den Stecker."
+    )
+    await ingest.changes.accept_change(change("upsert", 1, text))
+
+    version = await kept(ingest, 1)
+
+    assert version.language == "de"
+    assert version.links == ["https://example.org/liste"]

@@ -18,6 +18,8 @@ CREATE TABLE document_version (
     content_type text,
     etag text,
     fetched_from text,
+    language text,
+    links text[],
     title text NOT NULL,
     uri text NOT NULL,
     metadata jsonb NOT NULL,
